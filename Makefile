@@ -1,0 +1,107 @@
+# pybox: `make` lists what can be done. demo, test and bench install what they need (as root) and ask nothing.
+
+PYTHON ?= /usr/bin/python3
+PREFIX ?= /usr/local
+VENV := $(CURDIR)/.venv
+BIN := $(VENV)/bin
+C_FILES := $(wildcard csrc/*.[ch]) bench/floor.c
+C_WARNINGS := -std=gnu11 -Wall -Wextra -Wshadow -Wconversion -Werror
+STORE := $(CURDIR)/.cache/store
+LIBRARY = $(abspath $(PREFIX))/lib/pybox
+export VENV
+
+# A caller's wish for no .pyc files would make every start compile the whole program; PYTHONPATH could bring in another pybox.
+unexport PYTHONDONTWRITEBYTECODE PYTHONPATH PYTHONHOME
+
+.PHONY: help dev demo images test test-system test-v2 unit check format bench install uninstall clean packages-%
+
+help: ## this list
+	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 14
+
+packages-%:
+	@.ci/packages $*
+
+# --- set up ------------------------------------------------------------------------------------------------------------------
+
+$(BIN)/pip:
+	@.ci/packages build
+	$(PYTHON) -m venv $(VENV)
+
+# What the build itself needs is read from pyproject.toml; without isolation a rebuild takes two seconds instead of ten.
+$(VENV)/.dev: pyproject.toml setup.py pybox/version.py $(wildcard csrc/*) | $(BIN)/pip
+	@.ci/packages build
+	$(PYTHON) -c 'import tomllib; print("wheel", *tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"], sep="\n")' \
+		| $(BIN)/pip install --quiet --requirement /dev/stdin
+	$(BIN)/pip install --quiet --no-build-isolation --editable '.[dev]'
+	@touch $@
+
+dev: $(VENV)/.dev ## the virtualenv .venv with pybox (editable), its C parts and all tools
+
+images: $(VENV)/.dev packages-images ## build the base images busybox, debian and python
+	for image in busybox debian python; do PYBOX=$(BIN)/pybox images/$$image/build || exit; done
+
+demo: $(VENV)/.dev ## from an empty machine to a real container: set up, build an image, run a limited job
+	@$(BIN)/pybox image inspect busybox >/dev/null 2>&1 || PYBOX=$(BIN)/pybox images/busybox/build
+	@.ci/demo $(BIN)/pybox
+
+# --- test --------------------------------------------------------------------------------------------------------------------
+
+# The two system suites share no directory and each leaves a CPU idle most of its time, so they run side by side.
+test: packages-test check ## everything: check, system tests on this kernel, and on a pure cgroup v2 one
+	@$(MAKE) --no-print-directory -j2 --output-sync=target test-system test-v2
+
+test-system: $(VENV)/.dev packages-test ## system tests on this machine's kernel
+	$(BIN)/pytest tests/system
+
+test-v2: $(STORE) packages-test ## system tests on a pure cgroup v2 kernel (User Mode Linux)
+	PYBOX_UML_STORE=$(STORE) tests/uml/run
+
+# The store that the other kernel starts with: copying it there takes a second, making it there ten.
+$(STORE): images/busybox/build $(wildcard pybox/image/*.py) | $(VENV)/.dev
+	rm -rf $@
+	PYBOX=$(BIN)/pybox PYBOX_STORE=$@ images/busybox/build
+	@touch $@
+
+unit: $(VENV)/.dev ## unit tests: no privileges, no kernel
+	$(BIN)/pytest tests/unit
+
+check: $(VENV)/.dev packages-test ## lint, layout, types, C warnings, unit tests
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy --strict pybox
+	clang-format --dry-run -Werror $(C_FILES)
+	for file in $(filter %.c,$(C_FILES)); do gcc $(C_WARNINGS) -fsyntax-only -Icsrc $$file || exit; done
+	$(BIN)/pytest tests/unit
+
+format: $(VENV)/.dev packages-test ## lay out Python and C
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	clang-format -i $(C_FILES)
+
+bench: $(BIN)/pip packages-build packages-bench ## measure an installed wheel against runc, crun, bwrap, lxc, podman and the kernel's floor
+	rm -rf build/bench
+	@$(MAKE) --no-print-directory install PREFIX=$(CURDIR)/build/bench
+	gcc -O2 $(C_WARNINGS) -o build/bench/floor bench/floor.c
+	$(PYTHON) bench/bench.py --prefix build/bench $(BENCH)
+
+# --- install -----------------------------------------------------------------------------------------------------------------
+
+# Built aside and then swapped in. compileall runs with the final path, which is what a traceback shows.
+install: $(BIN)/pip packages-build ## install a wheel and the fast launcher [PREFIX=/usr/local] [DESTDIR=] [PYTHON=/usr/bin/python3]
+	rm -rf build/wheel build/stage build/lib* build/bdist*
+	$(BIN)/pip wheel --quiet --wheel-dir build/wheel .
+	$(BIN)/pip install --quiet --no-compile --no-index --find-links build/wheel --target build/stage pybox
+	$(PYTHON) -m compileall -q -s build/stage -p $(LIBRARY) build/stage
+	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/lib
+	rm -rf $(DESTDIR)$(LIBRARY) build/stage/bin
+	cp -a build/stage $(DESTDIR)$(LIBRARY)
+	.ci/launcher $(PYTHON) $(LIBRARY) >build/launcher
+	install -m 755 build/launcher $(DESTDIR)$(PREFIX)/bin/pybox
+
+uninstall: ## remove what install wrote [PREFIX=/usr/local]
+	rm -rf $(DESTDIR)$(LIBRARY)
+	rm -f $(DESTDIR)$(PREFIX)/bin/pybox
+
+clean: ## remove everything that was built here (not the images in the store)
+	rm -rf $(VENV) build dist .cache *.egg-info pybox/_native*.so pybox/pybox-init .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -prune -exec rm -rf {} +

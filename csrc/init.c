@@ -1,0 +1,129 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * pybox-init: process 1 of a container. Static, a few kilobytes, no more rights than the command has.
+ *
+ *     pybox-init COUNT PATH... ARGV...     run ARGV by the first of COUNT paths that exists
+ *     pybox-init                           wait to be killed (the holder of a user namespace)
+ *
+ * A command that is process 1 itself has two surprises for it (pid_namespaces(7)): signals that it does not handle are not
+ * delivered to it at all, so Ctrl-C and SIGTERM do nothing; and orphans become its children, which it does not expect and never
+ * reaps. So pybox-init is process 1: it starts the command, passes signals on to it, reaps whatever dies, and leaves when the
+ * command has ended, which makes the kernel kill what is left.
+ *
+ * Fd 3 is the leash, a socket to pybox. It carries what happened (struct pb_message), and when its other end closes, pybox is
+ * dead and so is this container. PR_SET_PDEATHSIG alone would not do: it fires when the launching *thread* ends.
+ */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/signalfd.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "exec.h"
+
+enum { LEASH = 3 };
+
+static struct {
+	struct pb_message message;
+	struct pb_probe probe;
+} failed;
+
+static void say(uint32_t word, int value)
+{
+	const struct pb_message message = {.word = word, .value = value};
+
+	/* nobody to hear it is no reason to die of SIGPIPE: the poll loop sees the hang-up */
+	send(LEASH, &message, sizeof(message), MSG_NOSIGNAL);
+}
+
+static pid_t start(const char *const *paths, uint32_t count, char **argv)
+{
+	/* written by the child of vfork, which shares our memory, and read by us when it is gone */
+	volatile int error = 0;
+	pid_t pid = vfork();
+
+	if (pid == 0) {
+		sigset_t none;
+
+		sigemptyset(&none);
+		sigprocmask(SIG_SETMASK, &none, NULL);
+		extern char **environ;
+		uint32_t blame = pb_exec_first(paths, count, argv, environ);
+
+		error = errno;
+		pb_take_evidence(paths[blame], blame, &failed.probe);
+		_exit(127);
+	}
+	if (pid < 0)
+		error = errno;
+	if (error) {
+		failed.message.word = PB_EXEC_FAILED;
+		failed.message.value = error;
+		send(LEASH, &failed, sizeof(failed), MSG_NOSIGNAL);
+		_exit(127);
+	}
+	return pid;
+}
+
+static _Noreturn void leave(int status)
+{
+	say(PB_ENDED, status);
+	_exit(WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status));
+}
+
+static void reap(pid_t command)
+{
+	int status;
+	pid_t pid;
+
+	while ((pid = waitpid(-1, &status, WNOHANG)) > 0)
+		if (pid == command)
+			leave(status);
+}
+
+int main(int argc, char **argv)
+{
+	sigset_t all;
+
+	if (argc < 2) {
+		prctl(PR_SET_PDEATHSIG, SIGKILL);
+		for (;;)
+			pause();
+	}
+	fcntl(LEASH, F_SETFD, FD_CLOEXEC);
+	sigfillset(&all);
+	sigprocmask(SIG_SETMASK, &all, NULL);
+	/* with --pid host we are not process 1, and orphans would go to the host's */
+	if (getpid() != 1)
+		prctl(PR_SET_CHILD_SUBREAPER, 1);
+
+	uint32_t count = (uint32_t)strtoul(argv[1], NULL, 10);
+	pid_t command = start((const char *const *)argv + 2, count, argv + 2 + count);
+
+	/* a ps inside should show what this is, not the search for the command; argv is one stretch of memory */
+	memset(argv[1], 0, (size_t)(argv[argc - 1] + strlen(argv[argc - 1]) - argv[1]));
+	say(PB_STARTED, 0);
+
+	int signals = signalfd(-1, &all, SFD_CLOEXEC | SFD_NONBLOCK);
+	struct pollfd fds[2] = {{.fd = signals, .events = POLLIN}, {.fd = LEASH, .events = 0}};
+
+	for (;;) {
+		struct signalfd_siginfo got;
+
+		reap(command);
+		if (poll(fds, 2, -1) < 0)
+			continue;
+		if (fds[1].revents & (POLLHUP | POLLERR))
+			_exit(128 + SIGKILL);
+		while (read(signals, &got, sizeof(got)) == (ssize_t)sizeof(got))
+			if (got.ssi_signo != SIGCHLD)
+				kill(command, (int)got.ssi_signo);
+	}
+}

@@ -1,0 +1,221 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Ops on mounts and files: what a container sees.
+ */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/openat2.h>
+#include <string.h>
+#include <sys/mount.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "ops.h"
+
+#ifndef MOVE_MOUNT_T_EMPTY_PATH
+#define MOVE_MOUNT_F_EMPTY_PATH 0x00000004
+#define MOVE_MOUNT_T_EMPTY_PATH 0x00000040
+#endif
+
+struct pb_mount_attr { /* linux/mount.h and sys/mount.h don't go together in Debian 12's headers */
+	uint64_t attr_set, attr_clr, propagation, userns_fd;
+};
+
+static int write_all(int fd, const char *s)
+{
+	size_t length = strlen(s);
+	ssize_t n = write(fd, s, length);
+
+	if (n >= 0 && (size_t)n < length)
+		errno = EIO;
+	return n == (ssize_t)length ? 0 : -1;
+}
+
+int do_write_fd(struct pb_walk *w, const struct pb_row *r)
+{
+	return write_all(fd_of(w, r->fd), text(w, r->a));
+}
+
+/* Three calls, because a kernel file is one sentence: open, write, close. */
+static int write_file(const char *path, int flags, mode_t mode, const char *s)
+{
+	int fd = open(path, flags | O_WRONLY | O_CLOEXEC | O_NOFOLLOW, mode);
+	int ret, saved;
+
+	if (fd < 0)
+		return -1;
+	ret = *s ? write_all(fd, s) : 0;
+	saved = errno;
+	close(fd);
+	errno = saved;
+	return ret;
+}
+
+int do_write(struct pb_walk *w, const struct pb_row *r)
+{
+	return write_file(text(w, r->a), 0, 0, text(w, r->b));
+}
+
+int do_create(struct pb_walk *w, const struct pb_row *r)
+{
+	return write_file(text(w, r->a), O_CREAT | O_EXCL, (mode_t)r->x, text(w, r->b));
+}
+
+int do_mount(struct pb_walk *w, const struct pb_row *r)
+{
+	return mount(text(w, r->a), text(w, r->b), text(w, r->c), r->x, text(w, r->d));
+}
+
+int do_umount(struct pb_walk *w, const struct pb_row *r)
+{
+	return umount2(text(w, r->a), (int)r->x);
+}
+
+int do_pivot_root(struct pb_walk *w, const struct pb_row *r)
+{
+	return (int)syscall(SYS_pivot_root, text(w, r->a), text(w, r->b));
+}
+
+int do_chdir(struct pb_walk *w, const struct pb_row *r)
+{
+	return chdir(text(w, r->a));
+}
+
+/* fchdir, and getcwd as the proof that the directory lies inside the root: a leaked fd of the host's would give
+ * "(unreachable)/..." (CVE-2024-21626). The raw call: glibc's getcwd falls back to walking. */
+int do_fchdir(struct pb_walk *w, const struct pb_row *r)
+{
+	char here[4096];
+
+	if (fchdir(fd_of(w, r->fd)) < 0)
+		return -1;
+	if (syscall(SYS_getcwd, here, sizeof(here)) < 0)
+		return -1;
+	if (here[0] != '/') {
+		errno = EXDEV;
+		return -1;
+	}
+	return 0;
+}
+
+int do_mkdir(struct pb_walk *w, const struct pb_row *r)
+{
+	return mkdir(text(w, r->a), (mode_t)r->x);
+}
+
+int do_symlink(struct pb_walk *w, const struct pb_row *r)
+{
+	return symlink(text(w, r->a), text(w, r->b));
+}
+
+int do_mknod(struct pb_walk *w, const struct pb_row *r)
+{
+	return mknod(text(w, r->a), (mode_t)r->x, (dev_t)r->y);
+}
+
+static int openat2_in(int dirfd, const char *path, uint64_t flags, uint64_t resolve)
+{
+	struct open_how how = {.flags = flags | O_CLOEXEC, .resolve = resolve};
+
+	return (int)syscall(SYS_openat2, dirfd, path, &how, sizeof(how));
+}
+
+/* The target of a mount that the kernel's view depends on must be a directory itself, not a way to another one: an image whose
+ * /proc is a symlink would have everything written there go elsewhere (CVE-2019-19921). Made first, if the image lacks it. */
+int do_real_dir(struct pb_walk *w, const struct pb_row *r)
+{
+	int fd;
+
+	if (mkdir(text(w, r->a), 0755) < 0 && errno != EEXIST)
+		return -1;
+	fd = openat2_in(AT_FDCWD, text(w, r->a), O_PATH | O_DIRECTORY, RESOLVE_NO_SYMLINKS);
+	if (fd < 0)
+		return -1;
+	close(fd);
+	return 0;
+}
+
+/* Open a mount target inside the root, making what is missing one component at a time. Symlinks are followed inside the root
+ * only, magic links (/proc/self/fd/...) never. Several calls: each component must exist before the next can be made in it. */
+int do_target(struct pb_walk *w, const struct pb_row *r)
+{
+	const uint64_t resolve = RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS;
+	const char *path = text(w, r->a);
+	size_t length = strlen(path), end = 0;
+	char part[4096];
+	int fd = openat2_in(AT_FDCWD, path, O_PATH, resolve), dir;
+
+	if (fd < 0 && (errno != ENOENT || !r->x || length >= sizeof(part)))
+		return -1;
+	if (fd < 0) {
+		memcpy(part, path, length + 1);
+		dir = openat2_in(AT_FDCWD, "/", O_PATH | O_DIRECTORY, 0);
+		while (dir >= 0 && end < length) {
+			size_t start = end + strspn(path + end, "/");
+			size_t stop = start + strcspn(path + start, "/");
+			int last = path[stop + strspn(path + stop, "/")] == '\0', made;
+
+			if (start == stop)
+				break;
+			part[stop] = '\0';
+			if (last && r->x == 2) {
+				made = openat(dir, part + start, O_CREAT | O_EXCL | O_WRONLY | O_CLOEXEC | O_NOFOLLOW, 0644);
+				if (made >= 0)
+					close(made);
+			} else {
+				made = mkdirat(dir, part + start, 0755);
+			}
+			close(dir);
+			if (made < 0 && errno != EEXIST)
+				return -1;
+			dir = openat2_in(AT_FDCWD, part, O_PATH, resolve);
+			part[stop] = path[stop];
+			end = stop;
+		}
+		fd = dir;
+	}
+	if (fd < 0)
+		return -1;
+	w->report->slots[r->out] = fd;
+	return 0;
+}
+
+int do_open_tree(struct pb_walk *w, const struct pb_row *r)
+{
+	int fd = (int)syscall(SYS_open_tree, AT_FDCWD, text(w, r->a), (unsigned)r->x);
+
+	w->report->slots[r->out] = fd;
+	return fd;
+}
+
+int do_mount_setattr(struct pb_walk *w, const struct pb_row *r)
+{
+	struct pb_mount_attr attr = {.attr_set = r->x, .attr_clr = r->y};
+
+	return (int)syscall(SYS_mount_setattr, fd_of(w, r->fd), "", (unsigned)(AT_EMPTY_PATH | r->z), &attr, sizeof(attr));
+}
+
+int do_move_mount(struct pb_walk *w, const struct pb_row *r)
+{
+	return (int)syscall(SYS_move_mount, fd_of(w, r->fd), "", fd_of(w, (int32_t)r->x), "",
+			    MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH);
+}
+
+/* Three calls: an id map can only be set on a mount that nobody sees yet (mount_setattr(2)). */
+int do_map_layer(struct pb_walk *w, const struct pb_row *r)
+{
+	struct pb_mount_attr attr = {.attr_set = MOUNT_ATTR_IDMAP, .userns_fd = (uint64_t)fd_of(w, r->fd)};
+	int fd = (int)syscall(SYS_open_tree, AT_FDCWD, text(w, r->a), OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC), ret, saved;
+
+	if (fd < 0)
+		return -1;
+	ret = (int)syscall(SYS_mount_setattr, fd, "", AT_EMPTY_PATH, &attr, sizeof(attr));
+	if (ret == 0)
+		ret = (int)syscall(SYS_move_mount, fd, "", AT_FDCWD, text(w, r->b), MOVE_MOUNT_F_EMPTY_PATH);
+	saved = errno;
+	close(fd);
+	errno = saved;
+	return ret;
+}

@@ -1,0 +1,58 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * What the parent does with system calls that Python 3.11 has no function for.
+ */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/openat2.h>
+#include <sys/mman.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "pybox.h"
+
+int pb_wait(int pid, struct pb_usage *usage)
+{
+	struct rusage used;
+
+	if (wait4(pid, &usage->status, __WALL, &used) < 0)
+		return -errno;
+	usage->user_us = used.ru_utime.tv_sec * 1000000 + used.ru_utime.tv_usec;
+	usage->system_us = used.ru_stime.tv_sec * 1000000 + used.ru_stime.tv_usec;
+	usage->maxrss_kb = used.ru_maxrss;
+	return 0;
+}
+
+int pb_leash(int ends[2])
+{
+	return socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends) < 0 ? -errno : 0;
+}
+
+int pb_seal(const char *name, const char *bytes, size_t length)
+{
+	int fd = memfd_create(name, MFD_CLOEXEC | MFD_ALLOW_SEALING);
+
+	if (fd < 0)
+		return -errno;
+	if (write(fd, bytes, length) != (ssize_t)length || fchmod(fd, 0555) < 0 ||
+	    fcntl(fd, F_ADD_SEALS, F_SEAL_SEAL | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE) < 0) {
+		int saved = errno;
+
+		close(fd);
+		return saved ? -saved : -EIO;
+	}
+	return fd;
+}
+
+int pb_open_in_root(int dirfd, const char *path, int flags)
+{
+	struct open_how how = {.flags = (unsigned)(flags | O_CLOEXEC), .resolve = RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS};
+	long fd = syscall(SYS_openat2, dirfd, path, &how, sizeof(how));
+
+	return fd < 0 ? -errno : (int)fd;
+}

@@ -1,0 +1,67 @@
+"""pybox: containers that start in milliseconds, from a shell or from Python.
+
+    import pybox
+    result = pybox.run("busybox", ["echo", "hello"], memory="64M", timeout=5)
+    result.stdout, result.wall, result.memory_peak
+
+Importing this package imports nothing else; the first use of a name does.
+"""
+
+from __future__ import annotations
+
+from pybox.version import VERSION as __version__
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from pybox.api import run
+    from pybox.errors import ImageError, ImageNotFound, LimitError, PyboxError, SpecError, StateError
+    from pybox.failures import ExecError, ProgramNotFound, StepFailed
+    from pybox.result import JobError, Result
+
+_HOMES = {
+    "run": "api",
+    "Result": "result",
+    "JobError": "result",
+    "PyboxError": "errors",
+    "SpecError": "errors",
+    "ImageError": "errors",
+    "ImageNotFound": "errors",
+    "LimitError": "errors",
+    "StateError": "errors",
+    "StepFailed": "failures",
+    "ExecError": "failures",
+    "ProgramNotFound": "failures",
+}
+
+__all__ = [
+    "ExecError",
+    "ImageError",
+    "ImageNotFound",
+    "JobError",
+    "LimitError",
+    "ProgramNotFound",
+    "PyboxError",
+    "Result",
+    "SpecError",
+    "StateError",
+    "StepFailed",
+    "__version__",
+    "run",
+]
+
+
+def __getattr__(name: str) -> object:
+    """Import a public name at its first use; PEP 562."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'pybox' has no attribute {name!r}")
+    import sys
+
+    module = f"pybox.{_HOMES[name]}"
+    __import__(module)
+    value = getattr(sys.modules[module], name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,5 @@
+"""`python -m pybox`."""
+
+from pybox.cli.main import main
+
+main()

@@ -1,0 +1,154 @@
+"""pybox.run: a job in a container, in the shape of subprocess.run."""
+
+from __future__ import annotations
+
+from pybox import dirs, state
+from pybox.errors import SpecError
+from pybox.result import Result
+from pybox.runtime import Options, Runtime
+from pybox.spec import Limits, Mount, Rlimit, Spec
+from pybox.text import parse_capability, parse_ulimit, parse_volume
+from pybox.units import parse_bytes, parse_cpus, parse_int, parse_seconds
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from pybox.spec import Network, Share
+
+
+class _Shared:
+    """The Runtime of this process, one for each pair of directories: facts, plans and user namespaces are made once."""
+
+    def __init__(self) -> None:
+        self._runtimes: dict[dirs.Dirs, Runtime] = {}
+
+    def runtime(self) -> Runtime:
+        """Return it; the first time, what killed pyboxes left behind is swept up."""
+        where = dirs.current()
+        if where not in self._runtimes:
+            self._runtimes[where] = Runtime(where)
+            state.sweep(where)
+        return self._runtimes[where]
+
+
+_SHARED = _Shared()
+
+
+def run(
+    image: str,
+    args: Sequence[str] = (),
+    *,
+    memory: int | str | None = None,
+    memory_swap: int | str | None = None,
+    cpus: float | None = None,
+    cpu_shares: int | None = None,
+    cpuset_cpus: str | None = None,
+    pids: int | None = None,
+    oom_score_adj: int | None = None,
+    timeout: float | None = None,
+    env: Mapping[str, str] | None = None,
+    mounts: Mapping[str, str] | Iterable[str | Mount] = (),
+    ulimits: Iterable[str | Rlimit] = (),
+    user: str | int = "",
+    workdir: str = "",
+    hostname: str = "",
+    entrypoint: str | Sequence[str] | None = None,
+    network: Network = "none",
+    pid: Share = "private",
+    ipc: Share = "private",
+    uts: Share = "private",
+    userns: bool = False,
+    read_only: bool = False,
+    cap_add: Iterable[str] = (),
+    cap_drop: Iterable[str] = (),
+    seccomp: str = "",
+    no_new_privs: bool = True,
+    best_effort: bool = False,
+    input: bytes | str | None = None,
+    capture: bool = True,
+    init: bool = True,
+    name: str = "",
+    check: bool = False,
+) -> Result:
+    """Run a command in a new container, wait for its end, and return what happened and what it cost.
+
+    Args:
+        image: a name of `pybox images`, or ``host`` for the machine's own root under a throw-away layer.
+        args: the command; empty runs the image's own.
+        memory: bytes, or text like ``"64M"``; the container is killed when it needs more (``reason == "oom"``).
+        memory_swap: bytes of memory and swap together; -1 unlimited; unset: as much swap as memory, as in docker.
+        cpus: CPUs' worth of time, 0.5 is half of one. cpu_shares: weight, 1024 is normal. cpuset_cpus: ``"0-1,3"``.
+        pids: most processes and threads at once, pybox-init included.
+        oom_score_adj: -1000 to 1000, see proc_pid_oom_score_adj(5).
+        timeout: seconds, after which the whole container is killed (``reason == "timeout"``); no exception.
+        env: variables, added to the image's.
+        mounts: ``{"/host/dir": "/in/container"}``, or ``["/host/dir:/in/container:ro", ...]``, or Mounts.
+        ulimits: ``["nofile=1024:4096"]``.
+        user: ``name|uid[:group|gid]``, resolved from the image.
+        workdir, hostname, entrypoint: as in `pybox run`.
+        network, pid, ipc, uts: ``"host"`` shares the host's namespace.
+        userns: an own user namespace, for root; a plain user always gets one.
+        read_only: the root file system can't be written.
+        cap_add, cap_drop: capability names, or ``ALL``. seccomp: ``"unconfined"`` or a profile's path.
+        no_new_privs: False lets set-user-ID programs work.
+        best_effort: run without limits that this host can't enforce; ``Result.effective`` says which.
+        input: for stdin. capture: collect stdout and stderr; False passes the caller's streams through.
+        init: pybox-init as process 1; False makes the command process 1.
+        name: a name for `pybox ps`, while it runs.
+        check: raise JobError unless the command ends with 0.
+
+    Raises:
+        ImageNotFound, SpecError, LimitError: nothing was started; what was asked for can't be.
+        ProgramNotFound, ExecError: the container was made, but the command can't be executed in it.
+        StepFailed: the kernel refused a step. JobError: with ``check``, see above.
+        KeyboardInterrupt and other exceptions of signal handlers pass through; the container is killed first.
+    """
+    if isinstance(args, (str, bytes)):
+        raise SpecError("args", args, "must be a list of words, not one string", 'e.g. ["sh", "-c", "..."]')
+    spec = Spec(
+        image=image,
+        args=tuple(args),
+        entrypoint=None if entrypoint is None else (entrypoint,) if isinstance(entrypoint, str) else tuple(entrypoint),
+        env=tuple((env or {}).items()),
+        user=str(user),
+        workdir=workdir,
+        hostname=hostname,
+        mounts=tuple(_mounts(mounts)),
+        limits=Limits(
+            memory=parse_bytes("memory", memory),
+            memory_swap=-1 if memory_swap in (-1, "-1") else parse_bytes("memory-swap", memory_swap),
+            cpus=parse_cpus("cpus", cpus),
+            cpu_shares=parse_int("cpu-shares", cpu_shares, 2, 262144),
+            cpuset_cpus=cpuset_cpus,
+            pids=parse_int("pids-limit", pids, 1, 1 << 22),
+            oom_score_adj=parse_int("oom-score-adj", oom_score_adj, -1000, 1000),
+        ),
+        rlimits=tuple(parse_ulimit(limit) if isinstance(limit, str) else limit for limit in ulimits),
+        network=network,
+        pid=pid,
+        ipc=ipc,
+        uts=uts,
+        userns=userns,
+        read_only=read_only,
+        init=init,
+        cap_add=tuple(parse_capability(cap) for cap in cap_add),
+        cap_drop=tuple(parse_capability(cap) for cap in cap_drop),
+        seccomp=seccomp,
+        no_new_privs=no_new_privs,
+        best_effort=best_effort,
+    )
+    options = Options(
+        capture=capture,
+        feed=input.encode() if isinstance(input, str) else input,
+        timeout=parse_seconds("timeout", timeout),
+        name=state.check_name(name) if name else "",
+    )
+    result = _SHARED.runtime().run(spec, options)
+    return result.check() if check else result
+
+
+def _mounts(mounts: Mapping[str, str] | Iterable[str | Mount]) -> list[Mount]:
+    if hasattr(mounts, "items"):
+        return [parse_volume(f"{source}:{target}") for source, target in mounts.items()]
+    return [parse_volume(mount) if isinstance(mount, str) else mount for mount in mounts]

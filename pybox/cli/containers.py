@@ -1,0 +1,115 @@
+"""`pybox ps`, `inspect`, `rm`, `gc`: what is there, and what is to be forgotten."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+
+from pybox import dirs, state
+from pybox.cli.main import complain
+from pybox.cli.options import Option, parse
+from pybox.errors import PyboxError, SpecError
+from pybox.image import changes
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from pybox.fastjson import Json
+
+_PS = (
+    Option(("-a", "--all"), "", "also those that have ended"),
+    Option(("-q", "--quiet"), "", "only ids"),
+    Option(("--format",), "", "json or table", "FORMAT"),
+)
+
+
+def _view(entry: state.Entry) -> dict[str, Json]:
+    result = entry.result or {}
+    return {
+        "id": entry.identity,
+        "name": entry.name,
+        "image": entry.journal.get("image", ""),
+        "args": entry.journal.get("args", []),
+        "created": entry.journal.get("created"),
+        "status": entry.status,
+        "pid": entry.pid if entry.status == "running" else None,
+        "reason": result.get("reason"),
+        "exit_code": result.get("exit_code"),
+    }
+
+
+def ps(words: list[str]) -> int:
+    """List containers."""
+    parsed = parse(_PS, words)
+    form = parsed.one("format") or "table"
+    if form not in ("json", "table") or parsed.rest:
+        raise SpecError("ps", " ".join(words), "must be [-a] [-q] [--format json|table]")
+    found = [_view(entry) for entry in state.entries(dirs.current())]
+    if not parsed.has("all"):
+        found = [view for view in found if view["status"] in ("running", "created")]
+    if parsed.has("quiet"):
+        print("\n".join(str(view["id"]) for view in found), end="\n" if found else "")
+    elif form == "json":
+        print(json.dumps(found, indent=2))
+    else:
+        print(f"{'CONTAINER ID':<14}{'IMAGE':<20}{'COMMAND':<28}{'CREATED':<16}{'STATUS':<22}NAMES")
+        for view in found:
+            args = view["args"] if isinstance(view["args"], list) else []
+            line = " ".join(str(arg) for arg in args)
+            command = json.dumps(line if len(line) < 24 else line[:20] + "...")
+            print(f"{view['id']:<14}{view['image']!s:<20}{command:<28}{_ago(view['created']):<16}{_status(view):<22}{view['name']}")
+    return 0
+
+
+def _ago(created: Json) -> str:
+    if not isinstance(created, (int, float)):
+        return "-"
+    seconds = max(0, int(time.time() - created))
+    for size, unit in ((86400, "day"), (3600, "hour"), (60, "minute")):
+        if seconds >= size:
+            return f"{seconds // size} {unit}{'s' * (seconds // size != 1)} ago"
+    return f"{seconds} second{'s' * (seconds != 1)} ago"
+
+
+def _status(view: dict[str, Json]) -> str:
+    if view["status"] == "exited":
+        return f"Exited ({view['exit_code']})" + (f" {view['reason']}" if view["reason"] not in ("exit", None) else "")
+    return {"running": "Up", "created": "Created"}.get(str(view["status"]), "Dead (pybox killed)")
+
+
+def inspect(words: list[str]) -> int:
+    """Show the record of containers as a JSON array."""
+    if not words:
+        raise SpecError("inspect", "", "no container given", "`pybox ps -a` lists them")
+    shown = []
+    for word in words:
+        entry = state.find(dirs.current(), word)
+        shown.append({**_view(entry), "journal": entry.journal, "result": entry.result})
+    print(json.dumps(shown, indent=2))
+    return 0
+
+
+def rm(words: list[str]) -> int:
+    """Forget containers that have ended."""
+    if not words:
+        raise SpecError("rm", "", "no container given", "`pybox ps -a` lists them")
+    status = 0
+    for word in words:
+        try:
+            print(state.remove(dirs.current(), word))
+        except PyboxError as error:  # as docker: go on with the others
+            status = complain(error)
+    return status
+
+
+def gc(words: list[str]) -> int:
+    """Clean up after pyboxes that were killed; says what was done."""
+    if words:
+        raise SpecError("gc", " ".join(words), "takes no arguments")
+    where = dirs.current()
+    done = state.sweep(where)
+    if os.path.isdir(where.store):
+        done += changes.sweep(where, state.layers_in_use(where))
+    print("\n".join(done) if done else "nothing to clean up", file=sys.stdout)
+    return 0

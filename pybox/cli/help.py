@@ -1,0 +1,31 @@
+"""Help texts, printed from the tables of commands and options."""
+
+from __future__ import annotations
+
+from pybox.cli.commands import COMMANDS, EXAMPLES, Command
+from pybox.cli.options import RUN
+
+
+def overview() -> str:
+    """Return the text of `pybox help`."""
+    lines = ["pybox runs a command in a container: a process with its own view of the machine.", "", "Examples:"]
+    lines += [f"  {line:<66} {what}" for line, what in EXAMPLES]
+    for group in dict.fromkeys(command.group for command in COMMANDS):
+        lines += ["", f"{group}:"]
+        lines += [f"  {command.name:<10} {command.help}" for command in COMMANDS if command.group == group]
+    lines += ["", "`pybox COMMAND --help` says more. New here? `pybox doctor`, then `make images`."]
+    return "\n".join(lines)
+
+
+def command_help(command: Command) -> str:
+    """Return the text of `pybox COMMAND --help`."""
+    lines = [f"pybox {command.usage}", "", f"{command.help[0].upper()}{command.help[1:]}."]
+    if command.name == "run":
+        for group in dict.fromkeys(option.group for option in RUN):
+            lines += ["", f"{group}:"]
+            for option in RUN:
+                if option.group == group:
+                    names = ", ".join(option.names) + (f" {option.value}" if option.value else "")
+                    lines.append(f"  {names:<46} {option.help}" if len(names) < 46 else f"  {names}\n{'':<49}{option.help}")
+        lines += ["", "Exit status: the command's own; 125 pybox failed, 126 it can't be executed, 127 not found, 128+n signal n."]
+    return "\n".join(lines)

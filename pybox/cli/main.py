@@ -1,0 +1,101 @@
+"""The command line's edge: the only place that catches, prints and exits. Exit status 125 is pybox's own failure."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from pybox.errors import PyboxError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import NoReturn
+
+    from pybox.cli.commands import Command
+
+
+def main() -> NoReturn:
+    """Run the command that the arguments name; never returns, never shows a traceback for a user's mistake."""
+    _open_standard_fds()
+    try:
+        status = dispatch(sys.argv[1:])
+    except PyboxError as error:
+        status = complain(error)
+    except KeyboardInterrupt:
+        status = 130
+    except BrokenPipeError:  # the reader of our output has gone: nothing to tell it any more
+        status = 141
+    except OSError as error:
+        # what the host refused outside of any step: no room for the state directory, a store that belongs to another
+        place = f"{error.filename}: " if error.filename else ""
+        status = complain(PyboxError(f"{place}{error.strerror}"))
+    try:
+        sys.stdout.flush()
+    except (OSError, ValueError):
+        status = status or 141
+    # not sys.exit: the interpreter would take its modules apart one by one, for milliseconds
+    os._exit(status)
+
+
+def _open_standard_fds() -> None:
+    for fd in (0, 1, 2):
+        try:
+            os.fstat(fd)
+        except OSError:
+            os.open("/dev/null", os.O_RDWR)  # takes the lowest free number: this one
+
+
+def complain(error: PyboxError) -> int:
+    """Show a failure, once; returns its exit status."""
+    text = f"pybox: error: {error.message}\n"
+    if error.hint:
+        text += f"pybox: hint: {error.hint}\n"
+    os.write(2, text.encode("utf-8", "backslashreplace"))
+    return error.exit_code
+
+
+def dispatch(words: list[str]) -> int:
+    """Find the command and run it; returns its exit status."""
+    from pybox.cli.commands import COMMANDS
+
+    if not words or words[0] in ("help", "-h", "--help"):
+        from pybox.cli.help import command_help, overview
+
+        named = [command for command in COMMANDS if words[1:2] == [command.name]]
+        print(command_help(named[0]) if named else overview())
+        return 0
+    if words[0] in ("-v", "--version"):
+        return version([])
+    for command in COMMANDS:
+        if command.name == words[0]:
+            if _wants_help(command, words[1:]):
+                from pybox.cli.help import command_help
+
+                print(command_help(command))
+                return 0
+            return _call(command, words[1:])
+    from difflib import get_close_matches
+
+    near = get_close_matches(words[0], [command.name for command in COMMANDS], 1, 0.5)
+    raise PyboxError(f"no such command: {words[0]}", f"did you mean `pybox {near[0]}`?" if near else "`pybox help` lists them")
+
+
+def _wants_help(command: Command, words: list[str]) -> bool:
+    # for run, -h is the host name, and what follows the image belongs to the command inside
+    return words[:1] == ["--help"] or (command.name != "run" and ("--help" in words or words[:1] == ["-h"]))
+
+
+def _call(command: Command, words: list[str]) -> int:
+    module = f"pybox.cli.{command.module}"
+    __import__(module)
+    function = getattr(sys.modules[module], command.function)
+    status: int = function(words)
+    return status
+
+
+def version(words: list[str]) -> int:
+    """Print the version."""
+    from pybox.version import VERSION
+
+    print(f"pybox version {VERSION}")
+    return 0

@@ -1,0 +1,131 @@
+"""The options of `pybox run`: one table. The parser, the help text and `explain` are loops over it."""
+
+from __future__ import annotations
+
+from pybox.errors import SpecError
+from pybox.record import Record
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+class Option(Record):
+    """One option. ``value`` names what follows it, "" for a switch; ``many`` may be given again and again."""
+
+    names: tuple[str, ...]
+    group: str
+    help: str
+    value: str = ""
+    many: bool = False
+
+    @property
+    def key(self) -> str:
+        """The long name without dashes."""
+        return self.names[-1].lstrip("-")
+
+
+RUN = (
+    Option(("--rm",), "Container", "forget the container when it has ended; else it stays listed until `pybox rm`"),
+    Option(("--name",), "Container", "a name for it", "NAME"),
+    Option(("--timeout",), "Container", "kill the whole container after this time: 5, 0.5, 2m", "SECONDS"),
+    Option(("--status-file",), "Container", "write how it ended and what it used, as JSON", "FILE"),
+    Option(("--no-init",), "Container", "make the command process 1 itself, without pybox-init"),
+    Option(("--init",), "Container", "run pybox-init as process 1 (the default)"),
+    Option(("-i", "--interactive"), "Container", "keep stdin open (always so in the foreground)"),
+    Option(("-e", "--env"), "Command", "set a variable; without =VALUE take the caller's", "NAME[=VALUE]", True),
+    Option(("--env-file",), "Command", "read variables from a file", "FILE", True),
+    Option(("-w", "--workdir"), "Command", "the working directory, made if missing", "DIR"),
+    Option(("-u", "--user"), "Command", "run as this user of the image", "NAME|UID[:GROUP|GID]"),
+    Option(("--entrypoint",), "Command", "replace the image's entrypoint", "COMMAND"),
+    Option(("-m", "--memory"), "Limits", "memory, e.g. 64M", "BYTES"),
+    Option(("--memory-swap",), "Limits", "memory and swap together; -1 unlimited", "BYTES"),
+    Option(("--cpus",), "Limits", "CPUs' worth of time, e.g. 0.5", "NUMBER"),
+    Option(("-c", "--cpu-shares"), "Limits", "weight against others, 1024 is normal", "NUMBER"),
+    Option(("--cpuset-cpus",), "Limits", "CPUs it may run on, e.g. 0-1,3", "LIST"),
+    Option(("--pids-limit",), "Limits", "most processes and threads at once", "NUMBER"),
+    Option(("--oom-score-adj",), "Limits", "-1000 to 1000: whom the kernel kills first", "NUMBER"),
+    Option(("--ulimit",), "Limits", "a resource limit per process", "NAME=SOFT[:HARD]", True),
+    Option(("--best-effort",), "Limits", "run without a limit that this host can't enforce, and say so"),
+    Option(("-v", "--volume"), "Files", "show a file or directory of the host inside", "SRC:DST[:ro]", True),
+    Option(("--tmpfs",), "Files", "a fresh file system in memory", "DST[:size=64m,mode=1777,exec,ro]", True),
+    Option(("--read-only",), "Files", "make the root file system read-only"),
+    Option(("-h", "--hostname"), "Isolation", "the host name inside", "NAME"),
+    Option(("--network",), "Isolation", "none (the default: loopback only) or host", "MODE"),
+    Option(("--pid",), "Isolation", "host shares the host's processes", "MODE"),
+    Option(("--ipc",), "Isolation", "host shares the host's System V IPC and /dev/shm", "MODE"),
+    Option(("--uts",), "Isolation", "host shares the host's name", "MODE"),
+    Option(("--userns",), "Isolation", "an own user namespace: root inside is nobody outside", ""),
+    Option(("--cap-add",), "Rights", "grant a capability, or ALL", "CAP", True),
+    Option(("--cap-drop",), "Rights", "take a capability away, or ALL", "CAP", True),
+    Option(("--security-opt",), "Rights", "seccomp=unconfined|PROFILE.json, no-new-privileges=BOOL", "OPTION", True),
+)
+
+
+class Parsed:
+    """What a command line said: values by option key, and the words after the options."""
+
+    def __init__(self) -> None:
+        self.values: dict[str, list[str]] = {}
+        self.rest: list[str] = []
+
+    def one(self, key: str) -> str | None:
+        """Return the last value of an option, None when it was not given."""
+        found = self.values.get(key)
+        return found[-1] if found else None
+
+    def all(self, key: str) -> list[str]:
+        """Return all values of an option."""
+        return self.values.get(key, [])
+
+    def has(self, key: str) -> bool:
+        """Return whether a switch was given."""
+        return key in self.values
+
+
+def parse(options: Sequence[Option], words: Sequence[str]) -> Parsed:
+    """Read options up to the first word that is none: what follows belongs to the command inside. Raises SpecError."""
+    known = {name: option for option in options for name in option.names}
+    parsed = Parsed()
+    position = 0
+    while position < len(words):
+        word = words[position]
+        position += 1
+        if word == "--":
+            break
+        if not word.startswith("-") or word == "-":
+            position -= 1
+            break
+        name, equals, value = word.partition("=") if word.startswith("--") else (word[:2], "", word[2:])
+        option = known.get(name)
+        if option is None:
+            raise unknown(name, known)
+        if option.value:
+            if not (equals or value):
+                if position == len(words):
+                    raise SpecError(name, "", f"needs a value: {option.value}")
+                value = words[position]
+                position += 1
+            parsed.values.setdefault(option.key, []).append(value)
+        elif equals:
+            if value not in ("true", "false", "host" if option.key == "userns" else "true"):
+                raise SpecError(name, value, "is a switch and takes true or false only")
+            if value == "true":
+                parsed.values[option.key] = [""]
+        else:
+            parsed.values[option.key] = [""]
+            if value:  # -ab is -a -b
+                words = [*words[:position], f"-{value}", *words[position:]]
+    parsed.rest = list(words[position:])
+    return parsed
+
+
+def unknown(name: str, known: dict[str, Option]) -> SpecError:
+    """Return the error for an option that does not exist, with the nearest one that does."""
+    from difflib import get_close_matches
+
+    later = {"-d": "detached containers", "--detach": "detached containers", "-t": "terminals", "--tty": "terminals"}
+    if name in later:
+        return SpecError(name, "", f"{later[name]} are not part of this version", "run it in the foreground; see CHANGELOG.md")
+    near = get_close_matches(name, known, 1, 0.6)
+    return SpecError(name, "", "unknown option", f"did you mean {near[0]}?" if near else "`pybox run --help` lists them")

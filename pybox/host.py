@@ -1,0 +1,184 @@
+"""Facts: what is true on this host, as far as a plan depends on it. The only module that probes; it changes nothing.
+
+`pybox doctor` probes more, by doing (doctor.py); a run looks at a handful of files.
+"""
+
+from __future__ import annotations
+
+import os
+
+from pybox.record import Record
+
+MASKED = (  # facts/security.md 2: what docker and podman hide, of proc_pid(5), and the side channels of 2024-26
+    "/proc/acpi",
+    "/proc/asound",
+    "/proc/interrupts",
+    "/proc/kcore",
+    "/proc/keys",
+    "/proc/latency_stats",
+    "/proc/sched_debug",
+    "/proc/scsi",
+    "/proc/timer_list",
+    "/proc/timer_stats",
+    "/sys/devices/virtual/powercap",
+    "/sys/firmware",
+    "/sys/fs/selinux",
+)
+READ_ONLY = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger")
+_CPUS = "/sys/devices/system/cpu"
+
+
+class Cgroups(Record):
+    """Where control groups can be made: the cgroup2 tree, and beside it the v1 hierarchies of a hybrid host."""
+
+    unified: str | None = None  # directory below which our cgroup2 groups go
+    controllers: frozenset[str] = frozenset()  # that groups below it can have
+    problem: str = ""  # why unified can't be used for limits
+    fix: str = ""
+    v1: tuple[tuple[str, str], ...] = ()  # (controller, our own group's directory)
+    swap: bool = True  # the host has swap at all
+
+    @property
+    def pure(self) -> bool:
+        """Whether this is a cgroup v2 host: limits through the unified tree."""
+        return self.unified is not None and not self.v1
+
+
+class Facts(Record):
+    """What is true on this host, for this caller."""
+
+    uid: int
+    gid: int
+    machine: str
+    release: str
+    last_cap: int
+    cgroups: Cgroups
+    masked: tuple[tuple[str, bool], ...]  # (path, is a directory) of MASKED that this kernel has
+    read_only: tuple[str, ...]
+    cpus: int
+    subuid: tuple[int, int] | None = None  # (first, count) granted to a plain user in /etc/subuid
+    subgid: tuple[int, int] | None = None
+    capabilities: int = 0  # effective, as a mask
+
+    @property
+    def root(self) -> bool:
+        """Whether the caller is the machine's root."""
+        return self.uid == 0
+
+
+def read(path: str, default: str = "") -> str:
+    """Return a small file's text, or the default when it can't be read."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return default
+    try:
+        parts = []
+        while part := os.read(fd, 65536):
+            parts.append(part)
+        return b"".join(parts).decode(errors="replace")
+    except OSError:
+        return default
+    finally:
+        os.close(fd)
+
+
+def probe() -> Facts:
+    """Look at the host. Costs well under a millisecond; raises nothing: what can't be read is reported as absent."""
+    uname = os.uname()
+    uid = os.geteuid()
+    status = read("/proc/self/status")
+    effective = status.partition("CapEff:")[2][:18].strip() or "0"
+    return Facts(
+        uid=uid,
+        gid=os.getegid(),
+        machine=uname.machine,
+        release=uname.release,
+        last_cap=int(read("/proc/sys/kernel/cap_last_cap", "40")),
+        cgroups=probe_cgroups(uid),
+        masked=_masked(),
+        read_only=tuple(path for path in READ_ONLY if os.path.exists(path)),
+        cpus=os.cpu_count() or 1,
+        subuid=_subordinate("/etc/subuid", uid) if uid else None,
+        subgid=_subordinate("/etc/subgid", uid) if uid else None,
+        capabilities=int(effective, 16),
+    )
+
+
+def _masked() -> tuple[tuple[str, bool], ...]:
+    found = []
+    for path in MASKED:
+        try:
+            found.append((path, os.stat(path).st_mode & 0o170000 == 0o040000))
+        except OSError:
+            pass
+    try:
+        names = os.listdir(_CPUS)
+    except OSError:
+        names = []
+    for name in names:
+        path = f"{_CPUS}/{name}/thermal_throttle"
+        if name.startswith("cpu") and name[3:].isdigit() and os.path.isdir(path):
+            found.append((path, True))
+    return tuple(found)
+
+
+def _subordinate(path: str, uid: int) -> tuple[int, int] | None:
+    """Return the caller's first range of a subuid(5) file."""
+    text = read(path)
+    if not text:
+        return None
+    names = {str(uid)}
+    for line in read("/etc/passwd").splitlines():
+        fields = line.split(":")
+        if len(fields) > 2 and fields[2] == str(uid):
+            names.add(fields[0])
+    for line in text.splitlines():
+        fields = line.split(":")
+        if len(fields) == 3 and fields[0] in names and fields[1].isdigit() and fields[2].isdigit() and int(fields[2]) > 0:
+            return int(fields[1]), int(fields[2])
+    return None
+
+
+def probe_cgroups(uid: int) -> Cgroups:
+    """Find where groups can be made; see cgroups(7). Only reads: whether a limit really holds is seen when it is written."""
+    own: dict[str, str] = {}
+    for line in read("/proc/self/cgroup").splitlines():
+        _, controllers, path = line.split(":", 2)
+        for controller in controllers.split(","):
+            own[controller] = path.removesuffix("/")
+    unified_mount, v1_mounts = None, {}
+    for line in read("/proc/self/mountinfo").splitlines():
+        left, _, right = line.partition(" - ")
+        kind, _, options = right.split(" ", 2)
+        if kind not in ("cgroup", "cgroup2"):
+            continue
+        fields = left.split(" ")
+        root, mountpoint = fields[3].removesuffix("/"), fields[4].replace("\\040", " ")
+        if kind == "cgroup2":
+            unified_mount = unified_mount or (root, mountpoint)
+            continue
+        for controller in options.split(","):
+            if controller in own:
+                v1_mounts[controller] = mountpoint + own[controller].removeprefix(root)
+    v1 = tuple((name, v1_mounts[name]) for name in ("memory", "pids", "cpu", "cpuset", "freezer", "devices") if name in v1_mounts)
+    swap = read("/proc/swaps").count("\n") > 1
+    if unified_mount is None:
+        return Cgroups(problem="no cgroup2 file system is mounted", v1=v1, swap=swap)
+    root, mountpoint = unified_mount
+    here = mountpoint + own.get("", "").removeprefix(root)
+    if v1:
+        return Cgroups(unified=here if uid == 0 else None, v1=v1 if uid == 0 else (), problem="cgroup v1 (hybrid) host", swap=swap)
+    if uid == 0:
+        # not below our own group: the no-internal-process rule of cgroups(7) forbids controllers in a group that has processes
+        available = frozenset(read(f"{mountpoint}/cgroup.controllers").split())
+        return Cgroups(unified=mountpoint, controllers=available, swap=swap)
+    return _delegated(here, swap)
+
+
+def _delegated(here: str, swap: bool) -> Cgroups:
+    """Judge a plain user's own group: usable when systemd (or an administrator) has delegated it."""
+    fix = "run it through: systemd-run --user --scope -p Delegate=yes pybox ..."
+    if not os.access(here, os.W_OK) or not os.access(f"{here}/cgroup.subtree_control", os.W_OK):
+        return Cgroups(problem=f"{here} is not delegated to uid {os.geteuid()}", fix=fix, swap=swap)
+    return Cgroups(unified=here, controllers=frozenset(read(f"{here}/cgroup.controllers").split()), fix=fix, swap=swap)

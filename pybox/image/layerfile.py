@@ -1,0 +1,55 @@
+"""layer.json: what is kept of a layer beside its tree."""
+
+from __future__ import annotations
+
+from pybox import fastjson
+from pybox.errors import ImageError
+from pybox.record import Record
+
+
+class Layer(Record):
+    """An unpacked layer."""
+
+    diff_id: str  # "sha256:<hex>" of the uncompressed tar
+    size: int  # bytes of the regular files
+    entries: int
+    tar_size: int  # bytes of the uncompressed tar
+    moved: tuple[tuple[int, str, int], ...] = ()  # see split.py; the path as `tarfile` decodes it
+
+
+def write(folder: str, layer: Layer) -> None:
+    """Write the record into the layer's directory. Raises OSError."""
+    moved: list[fastjson.Json] = [list(move) for move in layer.moved]
+    document: dict[str, fastjson.Json] = {
+        "diff_id": layer.diff_id,
+        "size": layer.size,
+        "entries": layer.entries,
+        "tar_size": layer.tar_size,
+        "moved": moved,
+    }
+    with open(f"{folder}/layer.json", "x", encoding="ascii") as file:
+        file.write(fastjson.dumps(document))
+
+
+def read(folder: str) -> Layer:
+    """Read the record of a layer's directory. Raises ImageError when it is absent or damaged."""
+    try:
+        with open(f"{folder}/layer.json", encoding="ascii") as file:
+            found = fastjson.loads(file.read())
+        if not isinstance(found, dict) or not isinstance(found["moved"], list):
+            raise ValueError
+        moved = []
+        for move in found["moved"]:
+            if not isinstance(move, list):
+                raise ValueError
+            moved.append((_number(move[0]), str(move[1]), _number(move[2])))
+        size, entries, tar_size = (_number(found[field]) for field in ("size", "entries", "tar_size"))
+        return Layer(str(found["diff_id"]), size, entries, tar_size, tuple(moved))
+    except (OSError, ValueError, IndexError, KeyError):
+        raise ImageError(f"layer {folder} is damaged: its layer.json", "remove its images and load them again") from None
+
+
+def _number(value: fastjson.Json) -> int:
+    if not isinstance(value, int):
+        raise ValueError
+    return value

@@ -1,0 +1,169 @@
+"""Control groups: what a container may use together, and what it did use. cgroups(7)
+
+On a cgroup v2 host one group has all limits and the child is born in it. On a hybrid host (v1 controllers beside a cgroup2
+tree) there is one group for each v1 controller that is needed, below the caller's own, joined by the child's first writes.
+A limit that can't be enforced is refused: a job whose limit is silently ignored is the worst outcome.
+"""
+
+from __future__ import annotations
+
+from pybox.errors import LimitError
+from pybox.host import Facts, read
+from pybox.kernel.inputs import Inputs
+from pybox.record import Record
+from pybox.spec import Limits
+from pybox.steps.base import ChildStep, HostStep
+from pybox.steps.hostside import EnableControllers, MakeGroup, SetLimit
+from pybox.steps.process import JoinGroup, SetOomScore
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+GROUP = "pybox-CONTAINER-ID"
+PERIOD = 100_000  # microseconds, the kernel's default window for --cpus
+
+
+def needed(limits: Limits) -> tuple[tuple[str, str], ...]:
+    """Return (controller, option) for each limit that needs a control group."""
+    wanted = (
+        ("memory", "--memory", limits.memory),
+        ("pids", "--pids-limit", limits.pids),
+        ("cpu", "--cpus", limits.cpus),
+        ("cpu", "--cpu-shares", limits.cpu_shares),
+        ("cpuset", "--cpuset-cpus", limits.cpuset_cpus),
+    )
+    return tuple((controller, option) for controller, option, value in wanted if value is not None)
+
+
+def effective(given: Inputs) -> tuple[tuple[str, str], ...]:
+    """Return (option, how) for each limit asked for: ``cgroup v2``, ``cgroup v1`` or ``none: reason``.
+
+    Raises LimitError for one that can't be enforced, unless the spec says --best-effort.
+    """
+    found = []
+    groups = given.facts.cgroups
+    for controller, option in needed(given.spec.limits):
+        if controller in groups.controllers and not groups.v1:
+            found.append((option, "cgroup v2"))
+        elif controller in dict(groups.v1):
+            found.append((option, "cgroup v1"))
+        else:
+            reason = groups.problem or f"the controller {controller} is not available below {groups.unified}"
+            if not given.spec.best_effort:
+                fix = groups.fix or "`pybox doctor` says what this host can limit"
+                raise LimitError(f"cannot enforce {option}: {reason}", f"{fix}; --best-effort runs without the limit")
+            found.append((option, f"none: {reason}"))
+    return tuple(found)
+
+
+def _controllers(given: Inputs) -> tuple[str, ...]:
+    held = {option for option, how in effective(given) if not how.startswith("none")}
+    return tuple(dict.fromkeys(controller for controller, option in needed(given.spec.limits) if option in held))
+
+
+def groups(given: Inputs) -> tuple[tuple[str, str], ...]:
+    """Return (controller, directory) of the groups a run has; the controller of the cgroup2 one is "". The id's token in it."""
+    facts = given.facts
+    controllers = _controllers(given)
+    found = []
+    # without a PID namespace of its own, only a cgroup2 group can end all of a container's processes at once
+    if (controllers and facts.cgroups.pure) or given.spec.pid == "host":
+        if facts.cgroups.unified is None:
+            raise LimitError(f"--pid host needs a cgroup2 group: {facts.cgroups.problem}", facts.cgroups.fix or None)
+        found.append(("", f"{facts.cgroups.unified}/{GROUP}"))
+    if not facts.cgroups.pure:
+        v1 = dict(facts.cgroups.v1)
+        found += [(controller, f"{v1[controller]}/{GROUP}") for controller in controllers]
+    return tuple(found)
+
+
+def prepare(given: Inputs) -> Iterator[HostStep]:
+    """Yield the groups and the limits in them."""
+    facts, limits, best_effort = given.facts, given.spec.limits, given.spec.best_effort
+    held = {option for option, how in effective(given) if not how.startswith("none")}
+    for controller, path in groups(given):
+        if controller == "":
+            if facts.cgroups.pure and held and facts.cgroups.unified:
+                yield EnableControllers(facts.cgroups.unified, _controllers(given))
+            yield MakeGroup(path, "cgroup")
+        else:
+            yield MakeGroup(path, f"cgroup:{controller}", join="cgroup.procs")
+        for name, value, option, optional in _values(controller, limits, facts):
+            if option in held:
+                yield SetLimit(f"{path}/{name}", value, option, optional, best_effort)
+
+
+def _values(controller: str, limits: Limits, facts: Facts) -> Iterator[tuple[str, str, str, bool]]:
+    """Yield (file, value, option, optional) for one group; "" means all controllers, in cgroup v2 words."""
+    v2 = controller == ""
+    swap = limits.memory_swap
+    explicit = swap is not None
+    if limits.memory is not None and (v2 or controller == "memory"):
+        yield "memory.max" if v2 else "memory.limit_in_bytes", str(limits.memory), "--memory", False
+        # docker's rule: as much swap again as memory, when nothing is said
+        total = 2 * limits.memory if swap is None else swap
+        if v2:
+            value = "max" if total == -1 else str(total - limits.memory)
+            yield "memory.swap.max", value, "--memory", not (explicit and facts.cgroups.swap)
+        else:
+            yield "memory.memsw.limit_in_bytes", str(total), "--memory", not (explicit and facts.cgroups.swap)
+    if limits.pids is not None and (v2 or controller == "pids"):
+        yield "pids.max", str(limits.pids), "--pids-limit", False
+    if limits.cpus is not None and (v2 or controller == "cpu"):
+        quota = str(max(1000, round(limits.cpus * PERIOD)))  # the kernel's least is 1 ms
+        if v2:
+            yield "cpu.max", f"{quota} {PERIOD}", "--cpus", False
+        else:
+            yield "cpu.cfs_period_us", str(PERIOD), "--cpus", False
+            yield "cpu.cfs_quota_us", quota, "--cpus", False
+    if limits.cpu_shares is not None and (v2 or controller == "cpu"):
+        weight = 1 + ((limits.cpu_shares - 2) * 9999) // 262142  # the conversion that runc and crun document
+        yield "cpu.weight" if v2 else "cpu.shares", str(weight if v2 else limits.cpu_shares), "--cpu-shares", False
+    if limits.cpuset_cpus is not None and (v2 or controller == "cpuset"):
+        if not v2:
+            # a v1 cpuset takes no process until it has memory nodes too
+            nodes = read(f"{dict(facts.cgroups.v1)['cpuset']}/cpuset.mems").strip() or "0"
+            yield "cpuset.mems", nodes, "--cpuset-cpus", False
+        yield "cpuset.cpus", limits.cpuset_cpus, "--cpuset-cpus", False
+
+
+def steps(given: Inputs) -> Iterator[ChildStep]:
+    """Yield the joining of v1 groups, and the child's weight for the out-of-memory killer."""
+    for controller, path in groups(given):
+        if controller:
+            yield JoinGroup(controller, path)
+    if given.spec.limits.oom_score_adj is not None:
+        yield SetOomScore(given.spec.limits.oom_score_adj)
+
+
+class Bill(Record):
+    """What the groups say of a container that has ended; None where no group counted."""
+
+    memory_peak: int | None = None  # bytes
+    oom_kills: int = 0
+    limit_hits: tuple[tuple[str, int], ...] = ()  # how often a limit was run into: memory, pids, cpu (throttled periods)
+
+
+def bill(paths: tuple[tuple[str, str], ...]) -> Bill:
+    """Read the account of a run's groups (controller, directory) before they are removed."""
+    peak, kills, hits = None, 0, []
+    for controller, path in paths:
+        v2 = controller == ""
+        if v2 or controller == "memory":
+            text = read(f"{path}/{'memory.peak' if v2 else 'memory.max_usage_in_bytes'}").strip()
+            peak = int(text) if text.isdigit() else peak
+            events = _keyed(read(f"{path}/{'memory.events' if v2 else 'memory.oom_control'}"))
+            kills += events.get("oom_kill", 0)
+            count = events.get("max", 0) if v2 else int(read(f"{path}/memory.failcnt").strip() or 0)
+            hits.append(("memory", count))
+        if v2 or controller == "pids":
+            hits.append(("pids", _keyed(read(f"{path}/pids.events")).get("max", 0)))
+        if v2 or controller == "cpu":
+            hits.append(("cpu", _keyed(read(f"{path}/cpu.stat")).get("nr_throttled", 0)))
+    return Bill(peak, kills, tuple((name, count) for name, count in hits if count))
+
+
+def _keyed(text: str) -> dict[str, int]:
+    rows = (line.split() for line in text.splitlines())
+    return {row[0]: int(row[1]) for row in rows if len(row) == 2 and row[1].isdigit()}

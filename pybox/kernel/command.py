@@ -1,0 +1,72 @@
+"""The command: its streams, its words, its environment, and the exec that ends the plan. execve(2)"""
+
+from __future__ import annotations
+
+from pybox.errors import SpecError
+from pybox.kernel.inputs import Inputs
+from pybox.steps.base import ChildStep
+from pybox.steps.process import BecomeInit, CheckLeash, CloseFds, DieWithParent, Exec, PlaceFd, SetUmask
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"  # what docker and podman set
+
+
+def words(given: Inputs) -> tuple[str, ...]:
+    """Return the command: entrypoint and arguments, the image's where none were given. Raises SpecError when there is none."""
+    spec, config = given.spec, given.image.config
+    entrypoint = config.entrypoint if spec.entrypoint is None else spec.entrypoint
+    # as docker: a new entrypoint does not get the image's old arguments
+    args = spec.args or (config.cmd if spec.entrypoint is None else ())
+    found = (*entrypoint, *args)
+    if not found:
+        raise SpecError("args", "", f"no command given, and image {given.image.name} has none", "pybox run IMAGE COMMAND [ARG...]")
+    if not found[0]:
+        raise SpecError("args", "", "the command is an empty string")
+    return found
+
+
+def environment(given: Inputs) -> tuple[str, ...]:
+    """Return the variables, HOSTNAME first: pybox's, then the image's, then the user's; the last one of a name wins."""
+    spec = given.spec
+    found = {"HOSTNAME": spec.hostname or ("CONTAINER-ID" if spec.uts == "private" else ""), "PATH": PATH, "HOME": given.account.home}
+    if not found["HOSTNAME"]:
+        del found["HOSTNAME"]
+    for entry in given.image.config.env:
+        name, _, value = entry.partition("=")
+        found[name] = value
+    found.update(spec.env)
+    return tuple(f"{name}={value}" for name, value in found.items())
+
+
+def candidates(name: str, env: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the paths to try for a program's name, as execvp(3) does along the container's PATH."""
+    if "/" in name:
+        return (name,)
+    path = next((entry[5:] for entry in env if entry.startswith("PATH=")), "") or PATH
+    return tuple(f"{directory or '.'}/{name}" for directory in path.split(":"))
+
+
+def steps(given: Inputs) -> Iterator[ChildStep]:
+    """Yield the streams and the leash; after them no fd of the host's is left."""
+    for fd, name in enumerate(("stdin", "stdout", "stderr")):
+        yield PlaceFd(name, fd)
+    yield SetUmask(0o022)
+    yield DieWithParent()
+    yield CheckLeash()
+    if given.spec.init:
+        yield PlaceFd("leash", 3)
+        yield PlaceFd("program", 4, until_exec=True)
+    yield CloseFds(5 if given.spec.init else 3)
+
+
+def last_steps(given: Inputs) -> Iterator[ChildStep]:
+    """Yield the exec, through pybox-init or not."""
+    args, env = words(given), environment(given)
+    paths = candidates(args[0], env)
+    if given.spec.init:
+        yield BecomeInit(paths, args)
+    named = given.spec.uts == "private" and not given.spec.hostname and env[0] == "HOSTNAME=CONTAINER-ID"
+    yield Exec(paths, args, env, named)

@@ -1,0 +1,41 @@
+"""Inputs: all that a plan is made from. The rooms of this package are pure functions of it, each with the door steps(given)."""
+
+from __future__ import annotations
+
+from pybox.dirs import Dirs
+from pybox.host import Facts
+from pybox.image.model import Image
+from pybox.record import Record
+from pybox.spec import Spec
+
+
+class Account(Record):
+    """Whom the command runs as, resolved from the image's /etc/passwd and /etc/group."""
+
+    uid: int = 0
+    gid: int = 0
+    groups: tuple[int, ...] = ()  # supplementary
+    home: str = "/"
+
+
+class Inputs(Record):
+    """Spec, facts and what was read from disk for it. The same inputs give the same plan."""
+
+    spec: Spec
+    facts: Facts
+    image: Image
+    dirs: Dirs
+    account: Account = Account()
+    sources: tuple[str, ...] = ()  # of spec.mounts, in order: "directory", "file", "device" or "tmpfs"
+    filter: bytes = b""  # compiled seccomp program, b"" for none
+    keep_upper: bool = False  # the writable layer is looked at after the run
+
+    @property
+    def userns(self) -> bool:
+        """Whether the container has a user namespace of its own."""
+        return self.spec.userns or not self.facts.root
+
+    @property
+    def mapped_by_root(self) -> bool:
+        """Whether it is root who gives the container a user namespace: layers are then shown through an id map."""
+        return self.spec.userns and self.facts.root

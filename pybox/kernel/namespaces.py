@@ -1,0 +1,94 @@
+"""Namespaces: which views of the kernel a container owns, and whose it is. namespaces(7)
+
+    no user namespace      one clone makes all namespaces
+    with one               a first clone enters it (setns), a second makes the others as its citizen: what is made before
+                           entering would belong to the host's root, and the container's root could not use it
+"""
+
+from __future__ import annotations
+
+from pybox.errors import SpecError
+from pybox.kernel.inputs import Inputs
+from pybox.steps.base import ChildStep, HostStep
+from pybox.steps.hostside import MakeUserNamespace
+from pybox.steps.process import Clone, EnterUserNamespace, LoopbackUp, NewSession, OwnCgroupView, SetHostname, SetUmask
+from pybox.steps.rights import SetGid, SetUid
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+# Outside ids for a container of root's with --userns: far from those of people, of systemd-nspawn and of subuid(5) defaults.
+FIRST_ID, ID_COUNT = 2_000_000_000, 65_536
+
+
+def flags(given: Inputs) -> tuple[str, ...]:
+    """Return the namespaces that are the container's own, without the user namespace."""
+    spec = given.spec
+    wanted = (
+        ("CLONE_NEWNS", True),
+        ("CLONE_NEWUTS", spec.uts == "private"),
+        ("CLONE_NEWIPC", spec.ipc == "private"),
+        ("CLONE_NEWPID", spec.pid == "private"),
+        ("CLONE_NEWNET", spec.network == "none"),
+    )
+    return tuple(flag for flag, own in wanted if own)
+
+
+def prepare(given: Inputs) -> Iterator[HostStep]:
+    """Yield the user namespace, where one is wanted. Raises SpecError when the user asked for can't exist in it."""
+    if not given.userns:
+        return
+    facts, account = given.facts, given.account
+    if facts.root:
+        whole = ((0, FIRST_ID, ID_COUNT),)
+        yield MakeUserNamespace(whole, whole)
+        return
+    if facts.subuid and facts.subgid:
+        uids = ((0, facts.uid, 1), (1, *facts.subuid))
+        gids = ((0, facts.gid, 1), (1, *facts.subgid))
+        yield MakeUserNamespace(uids, gids, helper=True)
+    else:
+        uids, gids = ((0, facts.uid, 1),), ((0, facts.gid, 1),)
+        yield MakeUserNamespace(uids, gids)
+    for number, ranges in ((account.uid, uids), (account.gid, gids)):
+        if not any(inside <= number < inside + count for inside, _, count in ranges):
+            raise SpecError(
+                "user",
+                given.spec.user or str(number),
+                f"id {number} does not exist in a user namespace with {sum(r[2] for r in ranges)} id(s)",
+                "run it as root inside (the default), or get a range: usermod --add-subuids 100000-165535 "
+                f"--add-subgids 100000-165535 uid-{facts.uid}'s name",
+            )
+
+
+def birth(given: Inputs, group: str | None) -> Iterator[ChildStep]:
+    """Yield the first clone: of everything, or of what a user namespace needs beforehand."""
+    if not given.userns:
+        yield Clone(flags(given), into_cgroup=group)
+    else:
+        yield Clone(("CLONE_NEWNS",) if given.facts.root else (), into_cgroup=group)
+
+
+def citizenship(given: Inputs) -> Iterator[ChildStep]:
+    """Yield the second half of the birth, for a container with a user namespace."""
+    if not given.userns:
+        return
+    yield EnterUserNamespace()
+    yield Clone(flags(given), sibling=True)
+    if given.facts.root:
+        # the host's root is nobody in here: files that it made would belong to no one
+        yield SetGid(0, early=True)
+        yield SetUid(0, early=True)
+
+
+def steps(given: Inputs) -> Iterator[ChildStep]:
+    """Yield what makes the new namespaces usable."""
+    spec = given.spec
+    yield OwnCgroupView()
+    yield NewSession()
+    yield SetUmask(0)
+    if spec.uts == "private":
+        yield SetHostname(spec.hostname or "CONTAINER-ID", mine=not spec.hostname)
+    if spec.network == "none":
+        yield LoopbackUp()

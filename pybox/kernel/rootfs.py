@@ -1,0 +1,223 @@
+"""The root file system: what a container sees of files. mount_namespaces(7), pivot_root(2), overlayfs.rst
+
+    stack     while the host is in sight: the overlay of the layers, and hold of every source that will be mounted
+    steps     pivot; the kernel's file systems; let go of the host; then volumes, opened inside the root
+"""
+
+from __future__ import annotations
+
+from pybox.kernel.inputs import Inputs
+from pybox.spec import Mount
+from pybox.steps.base import ChildStep, HostStep
+from pybox.steps.hostside import MakeUpper
+from pybox.steps.mounts import (
+    BindOnItself,
+    Cover,
+    DetachOldRoot,
+    EnterPlace,
+    EnterWorkdir,
+    GoTo,
+    MakeDirectory,
+    MakeFile,
+    MakeNode,
+    MakeReadOnly,
+    MakeSymlink,
+    MapLayer,
+    MountKernelFs,
+    MountOverlay,
+    OpenSource,
+    OpenTarget,
+    PivotRoot,
+    PlaceMount,
+    PrivateMounts,
+    RealDirectory,
+    SetMountFlags,
+)
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+NODES = (("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0))
+LINKS = (("/proc/self/fd", "fd"), ("fd/0", "stdin"), ("fd/1", "stdout"), ("fd/2", "stderr"), ("pts/ptmx", "ptmx"))
+_QUIET = ("MS_NOSUID", "MS_NODEV", "MS_NOEXEC")
+
+
+def upper(given: Inputs) -> str:
+    """Return the directory of the writable layer, with the id's token."""
+    return f"{given.dirs.uppers}/CONTAINER-ID"
+
+
+def prepare(given: Inputs) -> Iterator[HostStep]:
+    """Yield the writable layer."""
+    from pybox.kernel.namespaces import FIRST_ID
+
+    yield MakeUpper(upper(given), owner=FIRST_ID if given.mapped_by_root else None)
+
+
+def _files(given: Inputs) -> tuple[tuple[str, str, bool], ...]:
+    """Return (name, text, contains the id) of the files of /etc that tell a program where it is."""
+    name = given.spec.hostname or "CONTAINER-ID"
+    mine = not given.spec.hostname
+    hosts = f"127.0.0.1\tlocalhost {name}\n::1\tlocalhost ip6-localhost ip6-loopback {name}\n"
+    files = []
+    if given.spec.uts == "private":
+        files.append(("hostname", name + "\n", mine))
+    if given.spec.network == "none":
+        files += [("hosts", hosts, mine), ("resolv.conf", "# no network, no name servers\n", False)]
+    return tuple(files)
+
+
+def stack(given: Inputs) -> Iterator[ChildStep]:
+    """Yield the overlay and the taking hold of sources: all that needs the host in sight."""
+    yield PrivateMounts()
+    yield GoTo(given.dirs.store)
+    yield MountKernelFs("tmpfs", "scratch", _QUIET, "size=1m,mode=0755")
+    for name, text, mine in _files(given):
+        yield MakeFile(f"scratch/{name}", text, mine=mine)
+        yield OpenSource(f"scratch/{name}", f"etc:{name}", recursive=False)
+    below = tuple(_relative(layer, given.dirs.store) for layer in given.image.layers)
+    if given.mapped_by_root:
+        for number, layer in enumerate(below):
+            yield MakeDirectory(f"scratch/l{number}")
+            yield MapLayer(layer, f"scratch/l{number}")
+        below = tuple(f"scratch/l{number}" for number in range(len(below)))
+    own = f"uppers/CONTAINER-ID"
+    yield MountOverlay(below, f"{own}/u", f"{own}/w", userxattr=not given.facts.root, throw_away=not given.keep_upper)
+    for name, path in _host_sources(given):
+        yield OpenSource(path, name)
+    for number, (mount, kind) in enumerate(zip(given.spec.mounts, given.sources, strict=True)):
+        if mount.source is not None:
+            yield OpenSource(mount.source, f"volume{number}")
+            flags = ("MOUNT_ATTR_RDONLY",) if mount.read_only else ()
+            flags += ("MOUNT_ATTR_NOSUID",) if kind == "device" else ("MOUNT_ATTR_NOSUID", "MOUNT_ATTR_NODEV")
+            yield SetMountFlags(f"volume{number}", flags)
+
+
+def _relative(layer: str, store: str) -> str:
+    return layer.removeprefix(store + "/") if layer.startswith(store + "/") else layer
+
+
+def _host_sources(given: Inputs) -> Iterator[tuple[str, str]]:
+    """Yield (slot, path) of what is the host's own, because it can't or shall not be made afresh."""
+    spec = given.spec
+    if given.userns:
+        for name, _, _ in NODES:
+            yield f"dev:{name}", f"/dev/{name}"
+    if spec.pid == "host":
+        yield "proc", "/proc"
+    if spec.network == "host":
+        if given.userns:
+            yield "sys", "/sys"
+        for name in ("hosts", "resolv.conf"):
+            yield f"etc:{name}", f"/etc/{name}"
+    if spec.ipc == "host":
+        yield "shm", "/dev/shm"
+        yield "mqueue", "/dev/mqueue"
+
+
+def steps(given: Inputs) -> Iterator[ChildStep]:
+    """Yield the change of root and everything mounted from inside it."""
+    if given.mapped_by_root:
+        yield BindOnItself("mnt")  # a mount inherited across a user namespace is locked, and pivot_root refuses it
+    yield GoTo("mnt")
+    yield PivotRoot()
+    yield from _proc_and_sys(given)
+    yield from _dev(given)
+    yield from _covers(given)
+    yield DetachOldRoot()
+    yield GoTo("/")
+    held = {slot for slot, _ in _host_sources(given)} | {f"etc:{name}" for name, _, _ in _files(given)}
+    for name in ("hostname", "hosts", "resolv.conf"):
+        if f"etc:{name}" in held:
+            yield OpenTarget(f"/etc/{name}", f"at:{name}", file=True)
+            yield PlaceMount(f"etc:{name}", f"at:{name}", f"/etc/{name}")
+    numbered = sorted(enumerate(given.spec.mounts), key=lambda entry: entry[1].target.rstrip("/").count("/"))
+    for number, mount in numbered:
+        yield from _volume(number, mount, given.sources[number])
+    yield from _workdir(given)
+    if given.spec.read_only:
+        yield MakeReadOnly("/", ("MS_RDONLY", "MS_NODEV"))
+
+
+def _proc_and_sys(given: Inputs) -> Iterator[ChildStep]:
+    spec = given.spec
+    yield RealDirectory("/proc")
+    if spec.pid == "host":
+        yield OpenTarget("/proc", "at:proc")
+        yield PlaceMount("proc", "at:proc", "/proc")
+    else:
+        yield MountKernelFs("proc", "/proc", _QUIET)
+    yield RealDirectory("/sys")
+    if given.userns and spec.network == "host":
+        # a fresh sysfs shows the network namespace of its mounter, who must own it
+        yield SetMountFlags("sys", ("MOUNT_ATTR_RDONLY", *(flag.replace("MS_", "MOUNT_ATTR_") for flag in _QUIET)))
+        yield OpenTarget("/sys", "at:sys")
+        yield PlaceMount("sys", "at:sys", "/sys", read_only=True)
+        return
+    yield MountKernelFs("sysfs", "/sys", ("MS_RDONLY", *_QUIET))
+    if given.facts.cgroups.pure:
+        yield MountKernelFs("cgroup2", "/sys/fs/cgroup", ("MS_RDONLY", *_QUIET))
+
+
+def _dev(given: Inputs) -> Iterator[ChildStep]:
+    yield RealDirectory("/dev")
+    yield MountKernelFs("tmpfs", "/dev", ("MS_NOSUID", "MS_STRICTATIME"), "mode=755,size=65536k")
+    for name, major, minor in NODES:
+        if given.userns:
+            # mknod is not for user namespaces: the host's node is mounted on an empty file
+            yield MakeFile(f"/dev/{name}", "")
+            yield OpenTarget(f"/dev/{name}", f"at:{name}", file=True)
+            yield PlaceMount(f"dev:{name}", f"at:{name}", f"/dev/{name}")
+        else:
+            yield MakeNode(f"/dev/{name}", major, minor)
+    for to, name in LINKS:
+        yield MakeSymlink(to, f"/dev/{name}")
+    for name in ("pts", "shm", "mqueue"):
+        yield MakeDirectory(f"/dev/{name}")
+    one_id = not given.facts.root and not given.facts.subgid
+    options = "newinstance,ptmxmode=0666,mode=0620" + ("" if one_id else ",gid=5")
+    yield MountKernelFs("devpts", "/dev/pts", ("MS_NOSUID", "MS_NOEXEC"), options)
+    if given.spec.ipc == "host":
+        for name in ("shm", "mqueue"):
+            yield OpenTarget(f"/dev/{name}", f"at:{name}")
+            yield PlaceMount(name, f"at:{name}", f"/dev/{name}")
+    else:
+        yield MountKernelFs("tmpfs", "/dev/shm", _QUIET, "mode=1777,size=65536k")
+        yield MountKernelFs("mqueue", "/dev/mqueue", _QUIET)
+
+
+def _covers(given: Inputs) -> Iterator[ChildStep]:
+    empty = ""
+    for path, directory in given.facts.masked:
+        if not directory:
+            yield Cover(path, "/dev/null")
+        elif not empty:
+            empty = path  # one tmpfs serves all: each costs a superblock to make and to reap
+            yield MountKernelFs("tmpfs", path, ("MS_RDONLY", *_QUIET), "size=4k,nr_inodes=1,mode=755")
+        else:
+            yield Cover(path, empty)
+    for path in given.facts.read_only:
+        yield BindOnItself(path)
+        yield MakeReadOnly(path)
+
+
+def _volume(number: int, mount: Mount, kind: str) -> Iterator[ChildStep]:
+    slot = f"at:volume{number}"
+    yield OpenTarget(mount.target, slot, file=kind in ("file", "device"))
+    if mount.source is not None:
+        yield PlaceMount(f"volume{number}", slot, mount.target, mount.read_only)
+        return
+    size = "" if mount.size is None else f"size={mount.size},"
+    flags = (*(("MS_RDONLY",) if mount.read_only else ()), "MS_NOSUID", "MS_NODEV", *(() if mount.exec else ("MS_NOEXEC",)))
+    yield EnterPlace(slot, mount.target)
+    yield MountKernelFs("tmpfs", ".", flags, f"{size}mode={mount.mode:o}", shown_at=mount.target)
+
+
+def _workdir(given: Inputs) -> Iterator[ChildStep]:
+    path = given.spec.workdir or given.image.config.workdir or "/"
+    if path == "/":
+        yield GoTo("/")
+    else:
+        yield OpenTarget(path, "at:workdir")
+        yield EnterWorkdir("at:workdir", path)

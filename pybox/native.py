@@ -1,0 +1,225 @@
+"""The border to C: the only importer of the extension. Numbers come from the compiled headers, see csrc/pybox.h.
+
+A Table turns the steps of a plan into rows and a blob, once; a Program is the result and can be launched many times: what
+differs from launch to launch are the container's id (the same length always, so it is written over in place) and the fds.
+"""
+
+from __future__ import annotations
+
+import os
+from _struct import Struct
+
+from pybox import _native  # type: ignore[attr-defined]
+from pybox.record import Record
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+    from typing import Any
+
+ffi: Any = _native.ffi
+lib: Any = _native.lib
+
+ID_TOKEN = "CONTAINER-ID"  # stands in a plan where the id of the container will be
+_ROW = Struct("=IIiiIIIIQQQ")
+
+
+def number(name: str) -> int:
+    """Return a kernel constant or op number by its C name. Raises AttributeError when the header lacks it."""
+    value: int = getattr(lib, name)
+    return value
+
+
+class Program(Record):
+    """Rows, blob and slots of a plan: everything C needs, but for the id and the fds."""
+
+    rows: bytes
+    count: int
+    blob: bytes
+    id_at: tuple[int, ...]  # where in the blob the id goes
+    slots: tuple[tuple[str, int], ...]
+
+
+class Table:
+    """Collects rows while the steps of a plan are lowered."""
+
+    def __init__(self) -> None:
+        self._rows: list[bytes] = []
+        self._blob = bytearray(b"\0")
+        self._id_at: list[int] = []
+        self._slots: dict[str, int] = {}
+
+    def slot(self, name: str | None) -> int:
+        """Return the number of a named fd; the first use names it."""
+        return -1 if name is None else self._slots.setdefault(name, len(self._slots))
+
+    def text(self, value: str | None, mine: bool = False) -> int:
+        """Add a string, return its offset. ``mine``: pybox made it, so ID_TOKEN in it means the id; users' texts are left alone."""
+        if value is None:
+            return 0
+        raw = os.fsencode(value)
+        offset = len(self._blob)
+        at = raw.find(b"CONTAINER-ID") if mine else -1
+        while at >= 0:
+            self._id_at.append(offset + at)
+            at = raw.find(b"CONTAINER-ID", at + 1)
+        self._blob += raw + b"\0"
+        return offset
+
+    def texts(self, values: Iterable[str], mine_first: bool = False) -> int:
+        """Add strings one after the other, return the offset of the first; ``mine_first``: see ``mine`` of text."""
+        offset = len(self._blob)
+        for value in values:
+            self.text(value, mine_first)
+            mine_first = False
+        return offset
+
+    def raw(self, value: bytes) -> int:
+        """Add bytes, return their offset."""
+        offset = len(self._blob)
+        self._blob += value
+        return offset
+
+    def row(
+        self,
+        op: str,
+        *,
+        tolerate: int = 0,
+        fd: int = -1,
+        out: int = -1,
+        a: int = 0,
+        b: int = 0,
+        c: int = 0,
+        d: int = 0,
+        x: int = 0,
+        y: int = 0,
+        z: int = 0,
+    ) -> None:
+        """Add one row; see csrc/pybox.h for the meaning of the fields of each op."""
+        self._rows.append(_ROW.pack(getattr(lib, op), tolerate, fd, out, a, b, c, d, x, y, z))
+
+    def number(self, name: str) -> int:
+        """Return a constant by its C name."""
+        return number(name)
+
+    def flags(self, names: Iterable[str]) -> int:
+        """Return the sum of named flags."""
+        total = 0
+        for name in names:
+            total |= getattr(lib, name)
+        return total
+
+    def program(self) -> Program:
+        """Return what was collected."""
+        if len(self._rows) > lib.PB_ROWS or len(self._slots) > lib.PB_SLOTS:
+            raise ValueError(f"a plan of {len(self._rows)} rows and {len(self._slots)} fds is too long")
+        return Program(b"".join(self._rows), len(self._rows), bytes(self._blob), tuple(self._id_at), tuple(self._slots.items()))
+
+
+class Evidence(Record):
+    """What the process saw that failed to exec: see struct pb_probe."""
+
+    stat_errno: int
+    open_errno: int
+    mode: int
+    mount: int
+    candidate: int
+    head: bytes
+
+
+class Failure(Record):
+    """A row that failed: its index, its errno (0: the process was killed there), and the evidence of a failed exec."""
+
+    index: int
+    errno: int
+    evidence: Evidence
+
+
+class Child(Record):
+    """A process that runs the plan's command. ``pidfd`` belongs to the caller; ``done`` are seconds since the clone, per row."""
+
+    pid: int
+    pidfd: int
+    report: Any
+
+    def times(self, count: int) -> tuple[float, ...]:
+        """Return when each row was done, in seconds since just before the clone; 0.0 for rows that left no time."""
+        begun = self.report.begun
+        return tuple(max(0, self.report.done[row] - begun) / 1e9 for row in range(count))
+
+
+def launch(program: Program, identity: str, fds: Mapping[str, int], leash: tuple[int, int], init: bool) -> Child | Failure:
+    """Clone a process and walk the plan in it; returns when the command runs or a row has failed. Releases the GIL.
+
+    The second fd of ``leash`` is closed here in any case. With ``init`` the first one will carry pybox-init's word.
+    """
+    blob = bytearray(program.blob)
+    raw = identity.encode()
+    for at in program.id_at:
+        blob[at : at + len(raw)] = raw
+    report = ffi.new("struct pb_report *")
+    slots = report.slots
+    for index in range(len(program.slots), lib.PB_SLOTS):
+        slots[index] = -1
+    for name, index in program.slots:
+        slots[index] = fds.get(name, -1)
+    rows = ffi.from_buffer("struct pb_row[]", program.rows)
+    ends = ffi.new("int[2]", leash)
+    if lib.pb_launch(rows, program.count, ffi.from_buffer(blob), report, ends, init) == 0:
+        return Child(report.pid, report.pidfd, report)
+    seen = report.probe
+    head = bytes(ffi.buffer(seen.head, seen.length))
+    evidence = Evidence(seen.stat_errno, seen.open_errno, seen.mode, seen.mount, seen.candidate, head)
+    return Failure(report.index, report.error, evidence)
+
+
+class Usage(Record):
+    """What a waited-for process and its descendants used: seconds, and bytes of the largest one."""
+
+    status: int  # as wait(2) gives it
+    cpu_user: float
+    cpu_system: float
+    maxrss: int
+
+
+def wait(pid: int) -> Usage:
+    """Wait for a child; wait4(2). Runs Python's signal handlers when interrupted. Raises OSError (ECHILD: somebody else did)."""
+    usage = ffi.new("struct pb_usage *")
+    while (result := lib.pb_wait(pid, usage)) < 0:
+        if result != -4:  # EINTR
+            raise OSError(-result, os.strerror(-result))
+    return Usage(usage.status, usage.user_us / 1e6, usage.system_us / 1e6, usage.maxrss_kb * 1024)
+
+
+def _checked(result: int, path: str | None = None) -> int:
+    if result < 0:
+        raise OSError(-result, os.strerror(-result), path)
+    return result
+
+
+def leash() -> tuple[int, int]:
+    """Return the two ends of a close-on-exec SOCK_SEQPACKET socket, see csrc/init.c. Raises OSError."""
+    ends = ffi.new("int[2]")
+    _checked(lib.pb_leash(ends))
+    return ends[0], ends[1]
+
+
+def seal(name: str, program: bytes) -> int:
+    """Return an fd of a sealed copy of a program: memfd_create(2). Raises OSError."""
+    return _checked(lib.pb_seal(name.encode(), program, len(program)))
+
+
+def open_in_root(dirfd: int, path: str, flags: int) -> int:
+    """Return an fd of a path below dirfd, symlinks resolved as if dirfd were /; openat2(2). Raises OSError."""
+    return _checked(lib.pb_open_in_root(dirfd, os.fsencode(path), flags), path)
+
+
+def holder(flags: int, program: int) -> int:
+    """Return the pid of a process that holds new namespaces open until it is killed. Raises OSError."""
+    return _checked(lib.pb_holder(flags, program))
+
+
+def init_program() -> bytes:
+    """Return the bytes of pybox-init, which lies beside this module."""
+    with open(os.path.join(os.path.dirname(os.path.abspath(__file__)), "pybox-init"), "rb") as file:
+        return file.read()

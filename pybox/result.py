@@ -1,0 +1,70 @@
+"""Result: what happened to a job, and what it cost. The same names in Python and in the JSON of --status-file."""
+
+from __future__ import annotations
+
+from pybox.errors import PyboxError
+from pybox.record import Record
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Literal
+
+    from pybox.fastjson import Json
+
+    Reason = Literal["exit", "signal", "timeout", "oom", "launch-failed"]
+
+
+class Result(Record):
+    """How a container ended. ``reason`` tells apart what exit status 137 alone does not.
+
+    exit           the command ended by itself: ``exit_code``
+    signal         a signal ended it: ``signal``
+    timeout        pybox killed the whole container when its time was over
+    oom            the kernel killed it at its memory limit
+    launch-failed  it never ran (only in the JSON of --status-file; Python raises)
+    """
+
+    id: str
+    image: str
+    args: tuple[str, ...]
+    reason: Reason
+    exit_code: int  # the command's own, or 128 + signal, or 125-127 when it never ran
+    signal: int | None = None
+    stdout: bytes | None = None  # None when not captured
+    stderr: bytes | None = None
+    wall: float = 0.0  # seconds from the clone to the end
+    cpu_user: float = 0.0  # seconds, all processes
+    cpu_system: float = 0.0
+    memory_peak: int | None = None  # bytes: of the container with a memory limit, else of its largest process
+    limit_hits: tuple[tuple[str, int], ...] = ()  # (memory, pids or cpu; how often)
+    effective: tuple[tuple[str, str], ...] = ()  # (limit asked for, what enforced it)
+    error: str | None = None  # why it never ran
+
+    @property
+    def ok(self) -> bool:
+        """Whether the command ran and said 0."""
+        return self.reason == "exit" and self.exit_code == 0
+
+    def check(self) -> Result:
+        """Return self. Raises JobError unless the command ran and said 0."""
+        if not self.ok:
+            raise JobError(self)
+        return self
+
+    def to_json(self) -> dict[str, Json]:
+        """Return what --status-file and `pybox inspect` show; captured output is not in it."""
+        plain: dict[str, Json] = {"schema": "pybox.result/1"}
+        for name, value in self.items():
+            if name in ("stdout", "stderr"):
+                continue
+            plain[name] = dict(value) if name in ("limit_hits", "effective") else value  # type: ignore[call-overload, assignment]
+        return plain
+
+
+class JobError(PyboxError):
+    """A command ended with something else than 0; ``result`` says with what. What subprocess calls CalledProcessError."""
+
+    def __init__(self, result: Result) -> None:
+        how = {"exit": f"exit status {result.exit_code}", "signal": f"signal {result.signal}", "timeout": "time-out", "oom": "out of memory"}
+        super().__init__(f"{' '.join(result.args)}: {how.get(result.reason, result.reason)}")
+        self.result = result

@@ -1,0 +1,227 @@
+"""The story of a run, in one screen: read what is needed, plan, claim, prepare, launch, supervise, undo.
+
+Everything else in pybox is a word in this story. plan.py has the table of contents of a container.
+"""
+
+from __future__ import annotations
+
+import os
+from _thread import allocate_lock
+
+from pybox import dirs as directories
+from pybox import host, native, state, supervise, users
+from pybox.dirs import Dirs
+from pybox.errors import SpecError
+from pybox.failures import launch_error
+from pybox.image import store
+from pybox.kernel import cgroup, command, credentials, seccomp
+from pybox.kernel.inputs import Inputs
+from pybox.plan import Plan, make
+from pybox.record import Record
+from pybox.result import Result
+from pybox.spec import Mount, Spec
+from pybox.steps.base import Desk
+from pybox.undo import undo
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pybox.fastjson import Json
+    from pybox.result import Reason
+
+
+class Options(Record):
+    """What is asked of the run itself, beside the container: none of it changes the plan but ``keep``."""
+
+    capture: bool = False
+    feed: bytes | None = None  # for stdin
+    timeout: float | None = None  # seconds
+    keep: bool = False  # leave the record and the writable layer for `ps -a` and `rm`
+    name: str = ""
+
+
+class Runtime:
+    """What one process uses for many runs: the facts, the sealed pybox-init, user namespaces, compiled plans."""
+
+    def __init__(self, where: Dirs | None = None) -> None:
+        self.dirs = where or directories.current()
+        self.facts = host.probe()
+        self.reuse: dict[str, int] = {}
+        self._once = allocate_lock()
+        self._plans: dict[tuple[object, ...], tuple[Plan, native.Program]] = {}
+        for path in (self.dirs.state, self.dirs.store, self.dirs.uppers, f"{self.dirs.store}/mnt", f"{self.dirs.store}/scratch"):
+            directories.ensure(path, 0o711 if path == self.dirs.store else 0o700)
+
+    def inputs(self, spec: Spec, keep_upper: bool = False) -> Inputs:
+        """Read from disk what a plan needs. Raises ImageNotFound or SpecError."""
+        image = store.find(self.dirs, spec.image)
+        return Inputs(
+            spec=spec,
+            facts=self.facts,
+            image=image,
+            dirs=self.dirs,
+            account=users.find(image, spec.user or image.config.user),
+            sources=tuple(_kind(mount) for mount in spec.mounts),
+            filter=self._filter(spec),
+            keep_upper=keep_upper,
+        )
+
+    def _filter(self, spec: Spec) -> bytes:
+        if spec.seccomp == "unconfined":
+            return b""
+        profile = None if spec.seccomp in ("", "default") else spec.seccomp
+        caps = credentials.granted(spec, self.facts.last_cap)
+        return seccomp.program(f"{self.dirs.store}/seccomp", profile, caps, self.facts.machine)
+
+    def plan(self, spec: Spec, keep_upper: bool = False) -> Plan:
+        """Return the plan of a run, without running it."""
+        return make(self.inputs(spec, keep_upper))
+
+    def run(self, spec: Spec, options: Options, started: Callable[[native.Child, str], None] | None = None) -> Result:
+        """Run a container to its end. Raises a PyboxError when it can't be started; then nothing of it is left."""
+        given = self.inputs(spec, options.keep)
+        plan, program = self._compiled(given)
+        claim = state.claim(self.dirs, options.name)
+        desk = Desk(claim.identity, self.reuse)
+        finished = False
+        try:
+            leaves = [(verb, desk.named(path)) for verb, path in plan.leaves()]
+            state.write(claim, "journal", _journal(given, options, leaves))
+            result = self._launch(given, plan, program, desk, options, claim, started)
+            finished = True
+            if options.keep:
+                state.write(claim, "result", result.to_json())
+            return result
+        finally:
+            keep = options.keep and finished
+            for verb, path in reversed([(verb, desk.named(path)) for verb, path in plan.leaves()]):
+                if not (keep and verb == "tree"):
+                    undo(verb, path)
+            if options.name and not keep:
+                undo("unlink", f"{self.dirs.state}/names/{options.name}")
+            state.release(claim, keep)
+
+    def _compiled(self, given: Inputs) -> tuple[Plan, native.Program]:
+        # all that two runs with equal inputs may differ in is the id, which is put in at launch
+        key = (given.spec, given.image.id, given.account, given.sources, given.filter, given.keep_upper)
+        if key not in self._plans:
+            if len(self._plans) > 64:
+                self._plans.clear()
+            plan = make(given)
+            self._plans[key] = plan, plan.lower()
+        return self._plans[key]
+
+    def _launch(
+        self,
+        given: Inputs,
+        plan: Plan,
+        program: native.Program,
+        desk: Desk,
+        options: Options,
+        claim: state.Claim,
+        started: Callable[[native.Child, str], None] | None,
+    ) -> Result:
+        spec = given.spec
+        groups = tuple((controller, desk.named(path)) for controller, path in plan.groups)
+        with self._once:  # threads share what is made once
+            if (spec.init or given.userns) and "program" not in self.reuse:
+                self.reuse["program"] = native.seal("pybox-init", native.init_program())
+        streams = supervise.Streams(options.capture, options.feed)
+        leash = (-1, -1)
+        try:
+            for step in plan.prepare:
+                step.apply(desk)
+            leash = native.leash()
+            fds = {**desk.fds, **streams.given, "leash": leash[1], "program": self.reuse.get("program", -1)}
+            child = native.launch(program, claim.identity, fds, leash, spec.init)
+            leash = (leash[0], -1)
+            if isinstance(child, native.Failure):
+                raise launch_error(plan.inside[child.index], child, given)
+            try:
+                streams.handed_over()
+                state.write(claim, "pid", str(child.pid))
+                if started is not None:
+                    started(child, claim.identity)
+                end = supervise.follow(child, streams, leash[0] if spec.init else -1, options.timeout, lambda: _kill(child, groups))
+            finally:
+                os.close(child.pidfd)
+            return _result(given, claim.identity, plan, desk, end, cgroup.bill(groups))
+        finally:
+            streams.close()
+            for fd in leash:
+                if fd >= 0:
+                    os.close(fd)
+            for slot, fd in desk.fds.items():
+                if slot != "userns":  # reused
+                    os.close(fd)
+
+
+def _kind(mount: Mount) -> str:
+    if mount.source is None:
+        return "tmpfs"
+    try:
+        mode = os.stat(mount.source).st_mode & 0o170000
+    except OSError as error:
+        raise SpecError("volume", mount.source, f"{error.strerror} on the host", "create it first") from None
+    return {0o040000: "directory", 0o020000: "device", 0o060000: "device"}.get(mode, "file")
+
+
+def _journal(given: Inputs, options: Options, leaves: list[tuple[str, str]]) -> dict[str, Json]:
+    from time import time
+
+    return {
+        "schema": "pybox.container/1",
+        "name": options.name,
+        "image": given.image.name,
+        "image_id": given.image.id,
+        "layers": given.image.layers,
+        "args": command.words(given),
+        "created": time(),
+        "owner": os.getpid(),
+        "leaves": leaves,
+    }
+
+
+def _kill(child: native.Child, groups: tuple[tuple[str, str], ...]) -> None:
+    """End all processes of a container: by its process 1, or by its control group where it has the host's PID namespace."""
+    for controller, path in groups:
+        if controller == "":
+            try:
+                with open(f"{path}/cgroup.kill", "w") as file:
+                    file.write("1")
+            except OSError:
+                pass
+    from _signal import pidfd_send_signal
+
+    try:
+        pidfd_send_signal(child.pidfd, 9)
+    except ProcessLookupError:
+        pass
+
+
+def _result(given: Inputs, identity: str, plan: Plan, desk: Desk, end: supervise.End, bill: cgroup.Bill) -> Result:
+    ended_by = end.status & 0x7F
+    code = 128 + ended_by if ended_by else end.status >> 8
+    reason: Reason = "signal" if ended_by else "exit"
+    if end.timed_out:
+        reason, ended_by, code = "timeout", 9, 137
+    elif bill.oom_kills and ended_by == 9:
+        reason = "oom"
+    effective = tuple((option, f"none: {desk.dropped[option]}" if option in desk.dropped else how) for option, how in plan.effective)
+    return Result(
+        id=identity,
+        image=given.image.name,
+        args=command.words(given),
+        reason=reason,
+        exit_code=code,
+        signal=ended_by or None,
+        stdout=end.stdout,
+        stderr=end.stderr,
+        wall=end.wall,
+        cpu_user=end.usage.cpu_user,
+        cpu_system=end.usage.cpu_system,
+        memory_peak=bill.memory_peak if bill.memory_peak is not None else end.usage.maxrss,
+        limit_hits=bill.limit_hits,
+        effective=effective,
+    )

@@ -1,0 +1,321 @@
+"""The record of a container: /run/pybox/ID. Claim by mkdir, journal before effects, one lock per container, sweep.
+
+    ID/journal      one JSON object: who and what, and what undoing needs; written before the first effect
+    ID/pid          the host's pid of process 1, once it runs
+    ID/result       one JSON object: how it ended; only of containers that are kept (no --rm)
+    names/NAME      a symlink to the id: a name is taken exactly as long as it is there
+
+The owner holds flock(2) on the directory for as long as it lives. Who can take the lock may conclude that the owner is dead:
+no pid is compared, none can be reused. There is no lock over all containers and nothing is synced: what a crash of the machine
+loses is the record of processes that it has ended too.
+"""
+
+from __future__ import annotations
+
+import os
+
+from pybox import fastjson
+from pybox.dirs import Dirs, ensure
+from pybox.errors import PyboxError, SpecError, StateError
+from pybox.host import read
+from pybox.record import Record
+from pybox.undo import undo
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from pybox.fastjson import Json
+
+_LOCK_EX, _LOCK_NB = 2, 4  # flock(2); the fcntl module's names for them cost its import
+
+
+class Claim(Record):
+    """A claimed id. ``lock`` is an fd of its directory, locked; closing it gives the claim up."""
+
+    identity: str
+    path: str
+    lock: int
+
+
+def new_id() -> str:
+    """Return a random id, 12 hexadecimal digits as docker shows them."""
+    return os.urandom(6).hex()
+
+
+def is_id(name: str) -> bool:
+    """Return whether a file name has the form of an id."""
+    return len(name) == 12 and all(c in "0123456789abcdef" for c in name)
+
+
+def check_name(name: str) -> str:
+    """Return a container's name if it can be one. Raises SpecError."""
+    plain = name.replace("_", "").replace(".", "").replace("-", "")
+    if not (name.isascii() and plain.isalnum() and name[0].isalnum() and len(name) <= 128):
+        raise SpecError("name", name, "must be letters, digits, '_', '.' and '-', beginning with a letter or digit")
+    if is_id(name):
+        raise SpecError("name", name, "has the form of an id, and would be taken for one")
+    return name
+
+
+def _lock(fd: int, wait: bool = False) -> bool:
+    from fcntl import flock
+
+    try:
+        flock(fd, _LOCK_EX if wait else _LOCK_EX | _LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def claim(dirs: Dirs, name: str = "") -> Claim:
+    """Claim a new id, and a name for it. Raises StateError when the name is taken."""
+    for _ in range(100):
+        identity = new_id()
+        path = f"{dirs.state}/{identity}"
+        try:
+            os.mkdir(path, 0o700)
+        except FileExistsError:
+            continue
+        except FileNotFoundError:
+            ensure(dirs.state)
+            continue
+        try:
+            fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            continue  # swept between mkdir and open
+        if _lock(fd) and os.fstat(fd).st_nlink > 0:  # else a sweeper was quicker and has taken it for a dead one
+            break
+        os.close(fd)
+    else:
+        raise StateError(f"cannot claim an id in {dirs.state}")
+    taken = Claim(identity, path, fd)
+    if name:
+        _reserve(dirs, taken, name)
+    return taken
+
+
+def _reserve(dirs: Dirs, taken: Claim, name: str) -> None:
+    names = ensure(f"{dirs.state}/names")
+    for _ in range(3):
+        try:
+            os.symlink(taken.identity, f"{names}/{name}")
+            return
+        except FileExistsError:
+            holder = os.readlink(f"{names}/{name}")
+            if not os.path.isdir(f"{dirs.state}/{holder}"):
+                os.unlink(f"{names}/{name}")  # its container is gone: killed between the two removals
+                continue
+            os.rmdir(taken.path)
+            os.close(taken.lock)
+            raise StateError(
+                f"the name {name!r} is taken by container {holder}", f"remove it: pybox rm {name}, or choose another name"
+            ) from None
+
+
+def write(taken: Claim, file: str, value: Json) -> None:
+    """Write one of the files of a container's record."""
+    text = value if isinstance(value, str) else fastjson.dumps(value)
+    fd = os.open(f"{taken.path}/{file}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    try:
+        os.write(fd, text.encode("utf-8", "surrogateescape"))
+    finally:
+        os.close(fd)
+
+
+def release(taken: Claim, keep: bool = False) -> None:
+    """Give the claim up; the record goes too, unless it is kept for `ps -a`."""
+    if not keep:
+        _remove_record(taken.path)
+    os.close(taken.lock)
+
+
+def _remove_record(path: str) -> None:
+    for file in ("pid", "result", "journal"):  # the journal last: while it is there, the rest can be found
+        try:
+            os.unlink(f"{path}/{file}")
+        except FileNotFoundError:
+            pass
+    try:
+        os.rmdir(path)
+    except FileNotFoundError:
+        pass
+
+
+class Entry(Record):
+    """A container as its record shows it. ``status`` is created, running, exited or dead (its pybox was killed)."""
+
+    identity: str
+    name: str
+    path: str
+    status: str
+    pid: int | None
+    journal: dict[str, Json]
+    result: dict[str, Json] | None
+
+
+def _object(path: str) -> dict[str, Json] | None:
+    text = read(path)
+    try:
+        value = fastjson.loads(text) if text else None
+    except ValueError:  # cut off by the death of its writer
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def _names(dirs: Dirs) -> dict[str, str]:
+    try:
+        found = os.listdir(f"{dirs.state}/names")
+    except FileNotFoundError:
+        return {}
+    names = {}
+    for name in found:
+        try:
+            names[os.readlink(f"{dirs.state}/names/{name}")] = name
+        except OSError:
+            pass
+    return names
+
+
+def entries(dirs: Dirs) -> list[Entry]:
+    """Return all containers, oldest first."""
+    try:
+        found = [name for name in os.listdir(dirs.state) if is_id(name)]
+    except FileNotFoundError:
+        return []
+    names = _names(dirs)
+    loaded = [entry for identity in found if (entry := _load(dirs, identity, names.get(identity, ""))) is not None]
+    return sorted(loaded, key=lambda entry: str(entry.journal.get("created", "")))
+
+
+def _load(dirs: Dirs, identity: str, name: str) -> Entry | None:
+    path = f"{dirs.state}/{identity}"
+    journal = _object(f"{path}/journal")
+    result = _object(f"{path}/result")
+    pid = read(f"{path}/pid").strip()
+    if result is not None:
+        status = "exited"
+    elif _owner_lives(path):
+        status = "running" if pid else "created"
+    else:
+        status = "dead"
+    if journal is None and status == "dead":
+        return None
+    return Entry(identity, name, path, status, int(pid) if pid.isdigit() else None, journal or {}, result)
+
+
+def _owner_lives(path: str) -> bool:
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    try:
+        from fcntl import LOCK_NB, LOCK_SH, flock
+
+        flock(fd, LOCK_SH | LOCK_NB)
+        return False
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(fd)
+
+
+def find(dirs: Dirs, wanted: str) -> Entry:
+    """Return the container of an id, an unambiguous beginning of an id, or a name. Raises StateError."""
+    all_of_them = entries(dirs)
+    exact = [entry for entry in all_of_them if wanted in (entry.identity, entry.name)]
+    found = exact or [entry for entry in all_of_them if wanted and entry.identity.startswith(wanted)]
+    if not found:
+        raise StateError(f"no such container: {wanted}", "`pybox ps -a` lists them")
+    if len(found) > 1:
+        raise StateError(f"{wanted} is ambiguous: " + ", ".join(entry.identity for entry in found), "give more of the id")
+    return found[0]
+
+
+def layers_in_use(dirs: Dirs) -> frozenset[str]:
+    """Return the paths of the layers that listed containers stand on: they must not be removed."""
+    found: set[str] = set()
+    for entry in entries(dirs):
+        layers = entry.journal.get("layers")
+        if isinstance(layers, list):
+            found.update(str(layer) for layer in layers)
+    return frozenset(found)
+
+
+def sweep(dirs: Dirs) -> list[str]:
+    """Undo what killed pyboxes left behind; returns a line for each thing done. Containers that are kept or alive stay."""
+    done: list[str] = []
+    try:
+        uppers = os.listdir(dirs.uppers)  # before the states: an upper is made after its state is claimed
+    except FileNotFoundError:
+        uppers = []
+    try:
+        found = [name for name in os.listdir(dirs.state) if is_id(name)]
+    except FileNotFoundError:
+        found = []
+    for identity in found:
+        fd = _take_dead(f"{dirs.state}/{identity}")
+        if fd is not None:
+            try:
+                done += _bury(dirs, identity)
+            finally:
+                os.close(fd)
+    for identity in uppers:
+        if is_id(identity) and not os.path.isdir(f"{dirs.state}/{identity}"):
+            undo("tree", f"{dirs.uppers}/{identity}")  # the machine was rebooted: /run is empty, the disk is not
+            done.append(f"removed the writable layer of {identity}")
+    for identity, name in _names(dirs).items():
+        if not os.path.isdir(f"{dirs.state}/{identity}"):
+            undo("unlink", f"{dirs.state}/names/{name}")
+            done.append(f"freed the name {name}")
+    return done
+
+
+def _take_dead(path: str) -> int | None:
+    """Return the lock of a record whose owner is dead and that nobody wants to keep."""
+    if os.path.exists(f"{path}/result"):
+        return None
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return None
+    if _lock(fd) and os.fstat(fd).st_nlink > 0 and not os.path.exists(f"{path}/result"):
+        return fd
+    os.close(fd)
+    return None
+
+
+def _bury(dirs: Dirs, identity: str) -> list[str]:
+    path = f"{dirs.state}/{identity}"
+    journal = _object(f"{path}/journal") or {}
+    leaves = journal.get("leaves", [])
+    done = []
+    assert isinstance(leaves, list)
+    for leaf in reversed(leaves):
+        assert isinstance(leaf, list)
+        verb, target = str(leaf[0]), str(leaf[1])
+        if os.path.lexists(target):
+            done.append(f"{identity}: removed {target}")
+        undo(verb, target)
+    _remove_record(path)
+    return [*done, f"{identity}: its pybox was killed; forgotten"]
+
+
+def remove(dirs: Dirs, wanted: str) -> str:
+    """Remove a container that is not running; returns its id. Raises StateError."""
+    entry = find(dirs, wanted)
+    if entry.status in ("running", "created"):
+        raise StateError(f"container {entry.identity} is {entry.status}", "wait for its end, or end it, then remove it")
+    fd = os.open(entry.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        if not _lock(fd):
+            raise StateError(f"container {entry.identity} is busy with another command")
+        try:
+            _bury(dirs, entry.identity)
+        except OSError as error:
+            raise PyboxError(f"cannot remove container {entry.identity}: {error.strerror}: {error.filename}") from None
+        if entry.name:
+            undo("unlink", f"{dirs.state}/names/{entry.name}")
+    finally:
+        os.close(fd)
+    return entry.identity

@@ -1,0 +1,179 @@
+"""While the command runs: its streams, its time, its end. poll(2), pidfd_open(2), wait4(2)"""
+
+from __future__ import annotations
+
+import os
+from select import POLLERR, POLLHUP, POLLIN, POLLOUT, poll
+from time import monotonic
+
+from pybox import native
+from pybox.record import Record
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_CHUNK = 1 << 16
+
+
+class End(Record):
+    """How the command ended: its wait status, whether pybox had to kill it, what it wrote, what it used."""
+
+    status: int  # as wait(2) gives it
+    timed_out: bool
+    usage: native.Usage
+    stdout: bytes | None
+    stderr: bytes | None
+    wall: float  # seconds
+
+
+class Streams:
+    """The parent's ends of the captured streams. ``feed`` is written to stdin, then it is closed."""
+
+    def __init__(self, capture: bool, feed: bytes | None) -> None:
+        self.given: dict[str, int] = {"stdin": 0, "stdout": 1, "stderr": 2}
+        self.readers: dict[int, bytearray] = {}
+        self.names: dict[str, int] = {}
+        self.feed = memoryview(feed) if feed else None
+        self.writer = -1
+        self._theirs: list[int] = []
+        if feed is not None:
+            theirs, self.writer = os.pipe2(os.O_CLOEXEC)
+            self._lend("stdin", theirs)
+            os.set_blocking(self.writer, False)
+            if not feed:
+                os.close(self.writer)
+                self.writer = -1
+        elif capture:
+            self._lend("stdin", os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC))
+        if capture:
+            for name in ("stdout", "stderr"):
+                ours, theirs = os.pipe2(os.O_CLOEXEC)
+                self._lend(name, theirs)
+                self.readers[ours] = bytearray()
+                self.names[name] = ours
+
+    def _lend(self, name: str, fd: int) -> None:
+        self.given[name] = fd
+        self._theirs.append(fd)
+
+    def handed_over(self) -> None:
+        """Close the child's ends in this process, once the child has them."""
+        while self._theirs:
+            os.close(self._theirs.pop())
+
+    def close(self) -> None:
+        """Close everything that is still open."""
+        self.handed_over()
+        if self.writer >= 0:
+            os.close(self.writer)
+            self.writer = -1
+        for fd in self.names.values():
+            os.close(fd)
+        self.names = {}
+
+    def captured(self, name: str) -> bytes | None:
+        """Return what was read of a stream, None when it was not captured."""
+        return bytes(self.readers[self.names[name]]) if name in self.names else None
+
+
+def follow(child: native.Child, streams: Streams, leash: int, timeout: float | None, kill: Callable[[], None]) -> End:
+    """Serve the streams until the command has ended, kill the container when its time is over, and reap it.
+
+    Captured output is read to its end before this returns: nothing that a short-lived command wrote is lost. An exception
+    (KeyboardInterrupt, a signal handler's) kills the container too, and is passed on when it is gone.
+    """
+    begun = child.report.begun / 1e9
+    deadline = None if timeout is None else begun + timeout
+    timed_out = False
+    reaped = False
+    try:
+        if deadline is not None or streams.readers or streams.writer >= 0:
+            timed_out = not _serve(child.pidfd, streams, deadline)
+            if timed_out:
+                kill()
+        usage = native.wait(child.pid)
+        reaped = True
+        wall = monotonic() - begun
+        if streams.readers:
+            _drain(streams)
+    finally:
+        if not reaped:
+            kill()
+            native.wait(child.pid)
+    status = usage.status
+    if not timed_out:
+        status = _said(leash, status)
+    return End(status, timed_out, usage, streams.captured("stdout"), streams.captured("stderr"), wall)
+
+
+def _said(leash: int, status: int) -> int:
+    """Return the wait status of the command as pybox-init told it; its own when it was killed before it could tell."""
+    if leash < 0:
+        return status
+    try:
+        os.set_blocking(leash, False)
+        while message := os.read(leash, 8):
+            if int.from_bytes(message[:4], "little") == native.number("PB_ENDED"):
+                return int.from_bytes(message[4:], "little")
+    except OSError:
+        pass
+    return status
+
+
+def _serve(pidfd: int, streams: Streams, deadline: float | None) -> bool:
+    """Move bytes until the process has ended; False when the deadline came first."""
+    watch = poll()
+    watch.register(pidfd, POLLIN)
+    for fd in streams.readers:
+        watch.register(fd, POLLIN)
+    if streams.writer >= 0:
+        watch.register(streams.writer, POLLOUT)
+    while True:
+        left = None if deadline is None else (deadline - monotonic()) * 1000
+        if left is not None and left <= 0:
+            return False
+        ended = False
+        for fd, event in watch.poll(left):
+            if fd == pidfd:
+                ended = True
+            elif fd == streams.writer:
+                _push(streams, watch, event)
+            elif not _pull(streams, fd):
+                watch.unregister(fd)
+        if ended:
+            return True
+
+
+def _pull(streams: Streams, fd: int) -> bool:
+    data = os.read(fd, _CHUNK)
+    streams.readers[fd] += data
+    return bool(data)
+
+
+def _push(streams: Streams, watch: poll, event: int) -> None:
+    try:
+        if event & (POLLERR | POLLHUP) or streams.feed is None:
+            raise BrokenPipeError
+        written = os.write(streams.writer, streams.feed[:_CHUNK])
+        streams.feed = streams.feed[written:]
+        done = not streams.feed
+    except BlockingIOError:
+        return
+    except BrokenPipeError:
+        done = True  # the command does not want the rest: no error, as with a shell's pipe
+    if done:
+        watch.unregister(streams.writer)
+        os.close(streams.writer)
+        streams.writer = -1
+
+
+def _drain(streams: Streams) -> None:
+    """Read what is still in the pipes. The container is gone; whoever else holds the other end is not waited for."""
+    for fd in streams.readers:
+        os.set_blocking(fd, False)
+        try:
+            while _pull(streams, fd):
+                pass
+        except BlockingIOError:
+            pass

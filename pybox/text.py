@@ -1,0 +1,108 @@
+"""Reading the texts that command lines carry: -v, --tmpfs, --ulimit, --env-file, capability names. Each failure is one SpecError."""
+
+from __future__ import annotations
+
+import os
+
+from pybox.errors import SpecError
+from pybox.spec import Mount, Rlimit
+from pybox.units import parse_bytes, parse_int
+
+
+def parse_volume(text: str) -> Mount:
+    """Return the Mount of ``-v SRC:DST[:ro|rw]``. A relative SRC is taken from the current directory when it starts with a dot."""
+    parts = text.split(":")
+    if len(parts) not in (2, 3) or not parts[0] or not parts[1]:
+        raise SpecError("volume", text, "must be SRC:DST[:ro]", "e.g. -v /srv/data:/data:ro")
+    source, target, *rest = parts
+    options = rest[0].split(",") if rest else []
+    for option in options:
+        if option not in ("ro", "rw", "z", "Z", "rprivate", "private"):  # z, Z relabel for SELinux: nothing to do where there is none
+            raise SpecError("volume", text, f"unknown option {option!r}", "ro or rw")
+    if source.startswith(("./", "../")) or source in (".", ".."):
+        source = os.path.abspath(source)
+    return Mount(target, source=source, read_only="ro" in options)
+
+
+def parse_tmpfs(text: str) -> Mount:
+    """Return the Mount of ``--tmpfs DST[:size=64m,mode=1777,exec,ro]``."""
+    target, _, options = text.partition(":")
+    size, mode, read_only, executable = None, 0o1777, False, False
+    for option in options.split(",") if options else []:
+        name, _, value = option.partition("=")
+        if name == "size":
+            size = parse_bytes("tmpfs size", value)
+        elif name == "mode" and value and all(c in "01234567" for c in value) and len(value) <= 5:
+            mode = int(value, 8)
+        elif option in ("ro", "rw"):
+            read_only = option == "ro"
+        elif option in ("exec", "noexec"):
+            executable = option == "exec"
+        elif option not in ("nosuid", "nodev"):  # always so
+            raise SpecError("tmpfs", text, f"unknown option {option!r}", "size=64m, mode=1777, exec, ro")
+    return Mount(target, size=size, mode=mode, read_only=read_only, exec=executable)
+
+
+def parse_ulimit(text: str) -> Rlimit:
+    """Return the Rlimit of ``--ulimit NAME=SOFT[:HARD]``; ``unlimited`` and -1 mean the same."""
+    name, equals, values = text.partition("=")
+    soft, colon, hard = values.partition(":")
+    numbers = []
+    for value in (soft, hard) if colon else (soft, soft):
+        number = -1 if value == "unlimited" else parse_int("ulimit", value, -1, (1 << 63) - 1)
+        assert number is not None
+        numbers.append(number)
+    if not equals:
+        raise SpecError("ulimit", text, "must be NAME=SOFT[:HARD]", "e.g. nofile=1024:4096")
+    return Rlimit(name.lower().removeprefix("rlimit_"), numbers[0], numbers[1])
+
+
+def parse_env(text: str) -> tuple[str, str] | None:
+    """Return (name, value) of ``-e NAME=VALUE``; ``-e NAME`` takes the caller's value, None when the caller has none."""
+    name, equals, value = text.partition("=")
+    if not name:
+        raise SpecError("env", text, "must be NAME=VALUE or NAME")
+    if equals:
+        return name, value
+    inherited = os.environ.get(name)
+    return None if inherited is None else (name, inherited)
+
+
+def read_env_file(path: str) -> list[tuple[str, str]]:
+    """Return the variables of an ``--env-file``: NAME=VALUE or NAME lines, # comments; no quoting, as docker reads it."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            lines = file.read().splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
+        raise SpecError("env-file", path, str(reason)) from None
+    found = []
+    for number, line in enumerate(lines, 1):
+        entry = line.lstrip()
+        if not entry or entry.startswith("#"):
+            continue
+        name = entry.partition("=")[0]
+        if not name or any(c.isspace() for c in name):
+            raise SpecError("env-file", f"{path}:{number}", "not NAME=VALUE")
+        pair = parse_env(entry)
+        if pair:
+            found.append(pair)
+    return found
+
+
+def parse_capability(text: str) -> str:
+    """Return the full name of a capability: ``net_raw`` -> ``CAP_NET_RAW``; ``ALL`` stays."""
+    name = text.strip().upper()
+    return name if name == "ALL" or name.startswith("CAP_") else "CAP_" + name
+
+
+def parse_security_opt(text: str) -> tuple[str, str]:
+    """Return (what, value) of ``--security-opt seccomp=...|no-new-privileges[=BOOL]``."""
+    name, equals, value = text.replace(":", "=", 1).partition("=") if "=" not in text else text.partition("=")
+    if name == "seccomp" and value:
+        return name, value
+    if name == "no-new-privileges" and value.lower() in ("", "true", "false"):
+        return name, value.lower() or "true"
+    raise SpecError(
+        "security-opt", text, "not known", "seccomp=unconfined, seccomp=default, seccomp=PROFILE.json or no-new-privileges=BOOL"
+    )
