@@ -1,4 +1,5 @@
 import runpy
+
 from setuptools import setup
 
 build = runpy.run_path("csrc/build.py")

@@ -55,7 +55,9 @@ def contract() -> str:
 
 def capabilities() -> list[str]:
     """Return the names of the capabilities that the kernel's header knows, in the order of their numbers."""
-    header = subprocess.run(["cc", "-E", "-dM", "-include", "linux/capability.h", "-x", "c", "/dev/null"], capture_output=True, text=True, check=True)
+    header = subprocess.run(
+        ["cc", "-E", "-dM", "-include", "linux/capability.h", "-x", "c", "/dev/null"], capture_output=True, text=True, check=True
+    )
     rows = [line.split() for line in header.stdout.splitlines()]
     found = {int(row[2]): row[1] for row in rows if len(row) == 3 and row[1].startswith("CAP_") and row[2].isdigit()}
     return [found[number] for number in sorted(found)]

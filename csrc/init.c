@@ -97,6 +97,7 @@ int main(int argc, char **argv)
 		for (;;)
 			pause();
 	}
+	prctl(PR_SET_NAME, "pybox-init"); /* exec by fd has named us after the fd */
 	fcntl(LEASH, F_SETFD, FD_CLOEXEC);
 	sigfillset(&all);
 	sigprocmask(SIG_SETMASK, &all, NULL);

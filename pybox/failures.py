@@ -121,7 +121,7 @@ CAUSES = (
     Cause(
         "mount",
         errnos.EPERM,
-        "proc or sysfs of the outside is partly hidden, so the kernel allows no fresh one (\"mount too revealing\")",
+        'proc or sysfs of the outside is partly hidden, so the kernel allows no fresh one ("mount too revealing")',
         "the outer container hides parts of /proc: start it with --security-opt unmask=ALL (podman) or systempaths=unconfined (docker)",
         lambda step, given: given.userns and getattr(step, "fstype", "") in ("proc", "sysfs"),
     ),
@@ -188,7 +188,9 @@ def exec_cause(name: str, path: str, errno: int, seen: Evidence, machine: str) -
     directory = seen.mode & 0o170000 == 0o040000
     if errno in (errnos.ENOENT, errnos.ENOTDIR) and seen.stat_errno:
         where = "" if "/" in name else " in the container's PATH"
-        return ProgramNotFound(name, "missing", f"no such file or directory{where}", "pybox run IMAGE ls /bin shows what is there")
+        return ProgramNotFound(
+            name, "missing", f"no such file or directory{where}", "pybox run IMAGE ls /bin shows what is there"
+        )
     if errno == errnos.EACCES:
         if seen.stat_errno:
             return ExecError(path, "closed-directory", "a directory on the way is closed to this user")

@@ -36,7 +36,7 @@ def loads(text: str) -> Json:
     try:
         from _json import make_scanner
 
-        scan: Callable[[str, int], tuple[Json, int]] = make_scanner(_Context())
+        scan: Callable[[str, int], tuple[Json, int]] = make_scanner(_Context())  # type: ignore[arg-type]
     except (ImportError, AttributeError, TypeError):  # pragma: no cover - another Python than CPython
         import json
 

@@ -168,7 +168,9 @@ def probe_cgroups(uid: int) -> Cgroups:
     root, mountpoint = unified_mount
     here = mountpoint + own.get("", "").removeprefix(root)
     if v1:
-        return Cgroups(unified=here if uid == 0 else None, v1=v1 if uid == 0 else (), problem="cgroup v1 (hybrid) host", swap=swap)
+        return Cgroups(
+            unified=here if uid == 0 else None, v1=v1 if uid == 0 else (), problem="cgroup v1 (hybrid) host", swap=swap
+        )
     if uid == 0:
         # not below our own group: the no-internal-process rule of cgroups(7) forbids controllers in a group that has processes
         available = frozenset(read(f"{mountpoint}/cgroup.controllers").split())

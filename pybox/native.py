@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from _struct import Struct
 
-from pybox import _native  # type: ignore[attr-defined]
+from pybox import _native
 from pybox.record import Record
 
 TYPE_CHECKING = False

@@ -13,7 +13,7 @@ from __future__ import annotations
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from typing import Self, dataclass_transform
+    from typing import ClassVar, Self, dataclass_transform
 else:
 
     def dataclass_transform(**_):
@@ -52,7 +52,7 @@ class Record(metaclass=_RecordType):
     ``validate`` runs once, at birth: a Record that exists is a Record that makes sense.
     """
 
-    _fields: ClassVar[dict[str, object]]  # type: ignore[name-defined]  # noqa: F821  (typing is not imported at run time)
+    _fields: ClassVar[dict[str, object]]
 
     def __init__(self, *args: object, **kwargs: object) -> None:
         put = object.__setattr__
@@ -97,7 +97,7 @@ class Record(metaclass=_RecordType):
         return type(self), tuple(value for _, value in self.items())
 
     def __eq__(self, other: object) -> bool:
-        return type(self) is type(other) and list(self.items()) == list(other.items())  # type: ignore[attr-defined]
+        return type(self) is type(other) and list(self.items()) == list(other.items())
 
     def __hash__(self) -> int:
         return hash((type(self), *(value for _, value in self.items())))

@@ -65,6 +65,11 @@ class JobError(PyboxError):
     """A command ended with something else than 0; ``result`` says with what. What subprocess calls CalledProcessError."""
 
     def __init__(self, result: Result) -> None:
-        how = {"exit": f"exit status {result.exit_code}", "signal": f"signal {result.signal}", "timeout": "time-out", "oom": "out of memory"}
+        how = {
+            "exit": f"exit status {result.exit_code}",
+            "signal": f"signal {result.signal}",
+            "timeout": "time-out",
+            "oom": "out of memory",
+        }
         super().__init__(f"{' '.join(result.args)}: {how.get(result.reason, result.reason)}")
         self.result = result

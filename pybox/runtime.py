@@ -143,7 +143,9 @@ class Runtime:
                 state.write(claim, "pid", str(child.pid))
                 if started is not None:
                     started(child, claim.identity)
-                end = supervise.follow(child, streams, leash[0] if spec.init else -1, options.timeout, lambda: _kill(child, groups))
+                end = supervise.follow(
+                    child, streams, leash[0] if spec.init else -1, options.timeout, lambda: _kill(child, groups)
+                )
             finally:
                 os.close(child.pidfd)
             return _result(given, claim.identity, plan, desk, end, cgroup.bill(groups))
@@ -179,7 +181,7 @@ def _journal(given: Inputs, options: Options, leaves: list[tuple[str, str]]) -> 
         "args": command.words(given),
         "created": time(),
         "owner": os.getpid(),
-        "leaves": leaves,
+        "leaves": [list(leaf) for leaf in leaves],
     }
 
 
@@ -208,7 +210,9 @@ def _result(given: Inputs, identity: str, plan: Plan, desk: Desk, end: supervise
         reason, ended_by, code = "timeout", 9, 137
     elif bill.oom_kills and ended_by == 9:
         reason = "oom"
-    effective = tuple((option, f"none: {desk.dropped[option]}" if option in desk.dropped else how) for option, how in plan.effective)
+    effective = tuple(
+        (option, f"none: {desk.dropped[option]}" if option in desk.dropped else how) for option, how in plan.effective
+    )
     return Result(
         id=identity,
         image=given.image.name,

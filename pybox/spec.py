@@ -37,7 +37,9 @@ def container_path(field: str, path: str) -> None:
 
 
 # Mounts there would hide or forge the kernel's own files (CVE-2019-16884, CVE-2023-27561); lxcfs is the known good user.
-PROC_OK = frozenset(f"/proc/{name}" for name in ("cpuinfo", "diskstats", "meminfo", "stat", "swaps", "uptime", "loadavg", "slabinfo"))
+PROC_OK = frozenset(
+    f"/proc/{name}" for name in ("cpuinfo", "diskstats", "meminfo", "stat", "swaps", "uptime", "loadavg", "slabinfo")
+)
 
 
 class Mount(Record):
@@ -55,13 +57,17 @@ class Mount(Record):
         container_path("volume", self.target)
         path = "/" + "/".join(part for part in self.target.split("/") if part not in ("", "."))
         if path == "/":
-            raise SpecError("volume", self.target, "the root can't be mounted over", "give an image name or a directory to import")
+            raise SpecError(
+                "volume", self.target, "the root can't be mounted over", "give an image name or a directory to import"
+            )
         if path in ("/proc", "/sys", "/dev") or (path.startswith(("/proc/", "/sys/")) and path not in PROC_OK):
             raise SpecError("volume", self.target, "belongs to the kernel's own file systems", "mount it elsewhere")
         if self.source is not None:
             no_nul("volume", self.source)
             if not self.source.startswith("/"):
-                raise SpecError("volume", self.source, "the host side must be an absolute path", "named volumes are not supported yet")
+                raise SpecError(
+                    "volume", self.source, "the host side must be an absolute path", "named volumes are not supported yet"
+                )
 
 
 class Limits(Record):
@@ -83,7 +89,9 @@ class Limits(Record):
             if self.memory is None:
                 raise SpecError("memory-swap", self.memory_swap, "needs --memory", "it is memory and swap together")
             if self.memory_swap != -1 and self.memory_swap < self.memory:
-                raise SpecError("memory-swap", self.memory_swap, "must not be less than --memory", "it is memory and swap together")
+                raise SpecError(
+                    "memory-swap", self.memory_swap, "must not be less than --memory", "it is memory and swap together"
+                )
         if self.cpu_shares is not None and not 2 <= self.cpu_shares <= 262144:
             raise SpecError("cpu-shares", self.cpu_shares, "must be between 2 and 262144")
         if self.pids is not None and self.pids < 1:
@@ -123,9 +131,7 @@ class Rlimit(Record):
             raise SpecError("ulimit", f"{self.name}={self.soft}:{self.hard}", "the soft limit is above the hard one")
 
 
-RLIMITS = (
-    "as core cpu data fsize locks memlock msgqueue nice nofile nproc rss rtprio rttime sigpending stack".split()  # getrlimit(2)
-)
+RLIMITS = "as core cpu data fsize locks memlock msgqueue nice nofile nproc rss rtprio rttime sigpending stack".split()
 
 
 class Spec(Record):

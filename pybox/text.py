@@ -10,14 +10,15 @@ from pybox.units import parse_bytes, parse_int
 
 
 def parse_volume(text: str) -> Mount:
-    """Return the Mount of ``-v SRC:DST[:ro|rw]``. A relative SRC is taken from the current directory when it starts with a dot."""
+    """Return the Mount of ``-v SRC:DST[:ro|rw]``. A SRC that starts with a dot is taken from the current directory."""
     parts = text.split(":")
     if len(parts) not in (2, 3) or not parts[0] or not parts[1]:
         raise SpecError("volume", text, "must be SRC:DST[:ro]", "e.g. -v /srv/data:/data:ro")
     source, target, *rest = parts
     options = rest[0].split(",") if rest else []
     for option in options:
-        if option not in ("ro", "rw", "z", "Z", "rprivate", "private"):  # z, Z relabel for SELinux: nothing to do where there is none
+        # z and Z relabel for SELinux: nothing to do where there is none
+        if option not in ("ro", "rw", "z", "Z", "rprivate", "private"):
             raise SpecError("volume", text, f"unknown option {option!r}", "ro or rw")
     if source.startswith(("./", "../")) or source in (".", ".."):
         source = os.path.abspath(source)
@@ -98,7 +99,7 @@ def parse_capability(text: str) -> str:
 
 def parse_security_opt(text: str) -> tuple[str, str]:
     """Return (what, value) of ``--security-opt seccomp=...|no-new-privileges[=BOOL]``."""
-    name, equals, value = text.replace(":", "=", 1).partition("=") if "=" not in text else text.partition("=")
+    name, _, value = text.partition("=" if "=" in text else ":")
     if name == "seccomp" and value:
         return name, value
     if name == "no-new-privileges" and value.lower() in ("", "true", "false"):

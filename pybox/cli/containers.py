@@ -7,9 +7,10 @@ import os
 import sys
 import time
 
-from pybox import dirs, state
+from pybox import state
 from pybox.cli.main import complain
 from pybox.cli.options import Option, parse
+from pybox.dirs import Dirs
 from pybox.errors import PyboxError, SpecError
 from pybox.image import changes
 
@@ -39,13 +40,13 @@ def _view(entry: state.Entry) -> dict[str, Json]:
     }
 
 
-def ps(words: list[str]) -> int:
+def ps(where: Dirs, words: list[str]) -> int:
     """List containers."""
     parsed = parse(_PS, words)
     form = parsed.one("format") or "table"
     if form not in ("json", "table") or parsed.rest:
         raise SpecError("ps", " ".join(words), "must be [-a] [-q] [--format json|table]")
-    found = [_view(entry) for entry in state.entries(dirs.current())]
+    found = [_view(entry) for entry in state.entries(where)]
     if not parsed.has("all"):
         found = [view for view in found if view["status"] in ("running", "created")]
     if parsed.has("quiet"):
@@ -58,7 +59,9 @@ def ps(words: list[str]) -> int:
             args = view["args"] if isinstance(view["args"], list) else []
             line = " ".join(str(arg) for arg in args)
             command = json.dumps(line if len(line) < 24 else line[:20] + "...")
-            print(f"{view['id']:<14}{view['image']!s:<20}{command:<28}{_ago(view['created']):<16}{_status(view):<22}{view['name']}")
+            print(
+                f"{view['id']:<14}{view['image']!s:<20}{command:<28}{_ago(view['created']):<16}{_status(view):<22}{view['name']}"
+            )
     return 0
 
 
@@ -78,36 +81,35 @@ def _status(view: dict[str, Json]) -> str:
     return {"running": "Up", "created": "Created"}.get(str(view["status"]), "Dead (pybox killed)")
 
 
-def inspect(words: list[str]) -> int:
+def inspect(where: Dirs, words: list[str]) -> int:
     """Show the record of containers as a JSON array."""
     if not words:
         raise SpecError("inspect", "", "no container given", "`pybox ps -a` lists them")
     shown = []
     for word in words:
-        entry = state.find(dirs.current(), word)
+        entry = state.find(where, word)
         shown.append({**_view(entry), "journal": entry.journal, "result": entry.result})
     print(json.dumps(shown, indent=2))
     return 0
 
 
-def rm(words: list[str]) -> int:
+def rm(where: Dirs, words: list[str]) -> int:
     """Forget containers that have ended."""
     if not words:
         raise SpecError("rm", "", "no container given", "`pybox ps -a` lists them")
     status = 0
     for word in words:
         try:
-            print(state.remove(dirs.current(), word))
+            print(state.remove(where, word))
         except PyboxError as error:  # as docker: go on with the others
             status = complain(error)
     return status
 
 
-def gc(words: list[str]) -> int:
+def gc(where: Dirs, words: list[str]) -> int:
     """Clean up after pyboxes that were killed; says what was done."""
     if words:
         raise SpecError("gc", " ".join(words), "takes no arguments")
-    where = dirs.current()
     done = state.sweep(where)
     if os.path.isdir(where.store):
         done += changes.sweep(where, state.layers_in_use(where))

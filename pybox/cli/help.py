@@ -27,5 +27,8 @@ def command_help(command: Command) -> str:
                 if option.group == group:
                     names = ", ".join(option.names) + (f" {option.value}" if option.value else "")
                     lines.append(f"  {names:<46} {option.help}" if len(names) < 46 else f"  {names}\n{'':<49}{option.help}")
-        lines += ["", "Exit status: the command's own; 125 pybox failed, 126 it can't be executed, 127 not found, 128+n signal n."]
+        lines += [
+            "",
+            "Exit status: the command's own; 125 pybox failed, 126 it can't be executed, 127 not found, 128+n signal n.",
+        ]
     return "\n".join(lines)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 
+from pybox import dirs
 from pybox.errors import PyboxError
 
 TYPE_CHECKING = False
@@ -65,7 +66,7 @@ def dispatch(words: list[str]) -> int:
         print(command_help(named[0]) if named else overview())
         return 0
     if words[0] in ("-v", "--version"):
-        return version([])
+        return version(dirs.current(), [])
     for command in COMMANDS:
         if command.name == words[0]:
             if _wants_help(command, words[1:]):
@@ -89,11 +90,11 @@ def _call(command: Command, words: list[str]) -> int:
     module = f"pybox.cli.{command.module}"
     __import__(module)
     function = getattr(sys.modules[module], command.function)
-    status: int = function(words)
+    status: int = function(dirs.current(), words)
     return status
 
 
-def version(words: list[str]) -> int:
+def version(where: dirs.Dirs, words: list[str]) -> int:
     """Print the version."""
     from pybox.version import VERSION
 

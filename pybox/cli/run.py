@@ -7,6 +7,7 @@ from _signal import SIG_DFL, pidfd_send_signal, signal
 
 from pybox import fastjson, state
 from pybox.cli.options import RUN, Parsed, parse
+from pybox.dirs import Dirs
 from pybox.errors import PyboxError, SpecError
 from pybox.result import Result
 from pybox.runtime import Options, Runtime
@@ -134,14 +135,14 @@ class Forwarder:
             signal(number, SIG_DFL)
 
 
-def run(words: list[str]) -> int:
+def run(where: Dirs, words: list[str]) -> int:
     """Run a container in the foreground; returns the exit status for the shell."""
     parsed = parse(RUN, words)
     status_file = parsed.one("status-file")
     try:
         spec, options = spec_of(parsed), options_of(parsed)
         forwarder = Forwarder()
-        runtime = Runtime()
+        runtime = Runtime(where)
         _sweep(runtime)
         try:
             result = runtime.run(spec, options, forwarder.started)

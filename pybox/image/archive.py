@@ -99,19 +99,20 @@ def _bring_in(dirs: Dirs, shelf: Shelf, found: list[_Found], work: str) -> list[
 
 def _unpack(shelf: Shelf, blob: _Blob, diff_id: str, folder: str) -> None:
     source, size = shelf.open(blob.name)
-    if blob.size not in (-1, size):
-        raise ImageError(f"its blob has {size} bytes, not {blob.size} as its manifest says")
-    raw = Metered(source)
-    plain = decompressed(raw)
     try:
-        layer.unpack(plain, folder, diff_id)
-        raw.drain()
+        if blob.size not in (-1, size):
+            raise ImageError(f"its blob has {size} bytes, not {blob.size} as its manifest says")
+        raw = Metered(source)
+        plain = decompressed(raw)
+        try:
+            layer.unpack(plain, folder, diff_id)
+            raw.drain()
+        finally:
+            close(plain)
     except EOFError as error:
         raise ImageError(f"damaged: {error}") from None
     finally:
-        close(plain)
-        if hasattr(source, "close"):
-            source.close()
+        close(source)
     if blob.digest not in ("", raw.digest()):
         raise ImageError(f"its blob is {raw.digest()}, not {blob.digest} as its manifest says")
 
@@ -268,8 +269,7 @@ def _read(shelf: Shelf, name: str) -> bytes:
     except EOFError as error:
         raise ImageError(f"{name}: {error}") from None
     finally:
-        if hasattr(source, "close"):
-            source.close()
+        close(source)
 
 
 def spelled(names: tuple[str, ...]) -> str:

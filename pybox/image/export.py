@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import sys
 
 from pybox.dirs import Dirs
 from pybox.errors import ImageError
@@ -108,7 +107,7 @@ def _into_file(dirs: Dirs, jobs: list[_Job], out: str, format: str, compression:
     if out == "-":
         if os.isatty(1):
             raise ImageError("standard output is a terminal", "pybox save NAME > FILE, or -o FILE")
-        file: BinaryIO = open(os.dup(sys.stdout.fileno()), "wb")  # noqa: SIM115
+        file: BinaryIO = open(os.dup(1), "wb")  # noqa: SIM115
     else:
         file = open(part, "xb")  # noqa: SIM115
     try:

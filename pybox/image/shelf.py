@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import posixpath
 import stat
-import sys
 
 from pybox.errors import ImageError
 from pybox.image import ceilings, tape
@@ -60,7 +59,7 @@ def open_file(source: str) -> BinaryIO:
         if source == "-":
             if os.isatty(0):
                 raise ImageError("standard input is a terminal, not an archive", "pybox load < FILE")
-            return open(os.dup(sys.stdin.fileno()), "rb", buffering=0)
+            return open(os.dup(0), "rb", buffering=0)
         return open(source, "rb", buffering=0)
     except (OSError, ValueError) as error:
         raise ImageError(f"{source if source.isprintable() else ascii(source)}: {getattr(error, 'strerror', error)}") from None
@@ -85,6 +84,7 @@ def _spool(file: BinaryIO, path: str) -> BinaryIO:
         raise
     finally:
         close(plain)
+    spooled.seek(0)
     return spooled
 
 

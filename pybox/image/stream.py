@@ -123,9 +123,10 @@ def decompressed(source: Metered) -> Source:
 
 
 def close(source: Source) -> None:
-    """Let go of what ``decompressed`` may have started."""
-    if isinstance(source, _Program):
-        source.close()
+    """Let go of a source: a file, or what ``decompressed`` started. Sources that hold nothing have no ``close``."""
+    held = getattr(source, "close", None)
+    if held is not None:
+        held()
 
 
 class _Gunzip:

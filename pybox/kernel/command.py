@@ -22,7 +22,9 @@ def words(given: Inputs) -> tuple[str, ...]:
     args = spec.args or (config.cmd if spec.entrypoint is None else ())
     found = (*entrypoint, *args)
     if not found:
-        raise SpecError("args", "", f"no command given, and image {given.image.name} has none", "pybox run IMAGE COMMAND [ARG...]")
+        raise SpecError(
+            "args", "", f"no command given, and image {given.image.name} has none", "pybox run IMAGE COMMAND [ARG...]"
+        )
     if not found[0]:
         raise SpecError("args", "", "the command is an empty string")
     return found
@@ -31,7 +33,11 @@ def words(given: Inputs) -> tuple[str, ...]:
 def environment(given: Inputs) -> tuple[str, ...]:
     """Return the variables, HOSTNAME first: pybox's, then the image's, then the user's; the last one of a name wins."""
     spec = given.spec
-    found = {"HOSTNAME": spec.hostname or ("CONTAINER-ID" if spec.uts == "private" else ""), "PATH": PATH, "HOME": given.account.home}
+    found = {
+        "HOSTNAME": spec.hostname or ("CONTAINER-ID" if spec.uts == "private" else ""),
+        "PATH": PATH,
+        "HOME": given.account.home,
+    }
     if not found["HOSTNAME"]:
         del found["HOSTNAME"]
     for entry in given.image.config.env:

@@ -1,8 +1,8 @@
 """Namespaces: which views of the kernel a container owns, and whose it is. namespaces(7)
 
-    no user namespace      one clone makes all namespaces
-    with one               a first clone enters it (setns), a second makes the others as its citizen: what is made before
-                           entering would belong to the host's root, and the container's root could not use it
+no user namespace      one clone makes all namespaces
+with one               a first clone enters it (setns), a second makes the others as its citizen: what is made before
+                       entering would belong to the host's root, and the container's root could not use it
 """
 
 from __future__ import annotations
@@ -44,6 +44,8 @@ def prepare(given: Inputs) -> Iterator[HostStep]:
         whole = ((0, FIRST_ID, ID_COUNT),)
         yield MakeUserNamespace(whole, whole)
         return
+    uids: tuple[tuple[int, int, int], ...]
+    gids: tuple[tuple[int, int, int], ...]
     if facts.subuid and facts.subgid:
         uids = ((0, facts.uid, 1), (1, *facts.subuid))
         gids = ((0, facts.gid, 1), (1, *facts.subgid))

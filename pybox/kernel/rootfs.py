@@ -1,7 +1,7 @@
 """The root file system: what a container sees of files. mount_namespaces(7), pivot_root(2), overlayfs.rst
 
-    stack     while the host is in sight: the overlay of the layers, and hold of every source that will be mounted
-    steps     pivot; the kernel's file systems; let go of the host; then volumes, opened inside the root
+stack     while the host is in sight: the overlay of the layers, and hold of every source that will be mounted
+steps     pivot; the kernel's file systems; let go of the host; then volumes, opened inside the root
 """
 
 from __future__ import annotations
@@ -82,16 +82,16 @@ def stack(given: Inputs) -> Iterator[ChildStep]:
             yield MakeDirectory(f"scratch/l{number}")
             yield MapLayer(layer, f"scratch/l{number}")
         below = tuple(f"scratch/l{number}" for number in range(len(below)))
-    own = f"uppers/CONTAINER-ID"
+    own = "uppers/CONTAINER-ID"
     yield MountOverlay(below, f"{own}/u", f"{own}/w", userxattr=not given.facts.root, throw_away=not given.keep_upper)
     for name, path in _host_sources(given):
         yield OpenSource(path, name)
     for number, (mount, kind) in enumerate(zip(given.spec.mounts, given.sources, strict=True)):
         if mount.source is not None:
             yield OpenSource(mount.source, f"volume{number}")
-            flags = ("MOUNT_ATTR_RDONLY",) if mount.read_only else ()
-            flags += ("MOUNT_ATTR_NOSUID",) if kind == "device" else ("MOUNT_ATTR_NOSUID", "MOUNT_ATTR_NODEV")
-            yield SetMountFlags(f"volume{number}", flags)
+            flags = ["MOUNT_ATTR_RDONLY"] if mount.read_only else []
+            flags += ["MOUNT_ATTR_NOSUID"] if kind == "device" else ["MOUNT_ATTR_NOSUID", "MOUNT_ATTR_NODEV"]
+            yield SetMountFlags(f"volume{number}", tuple(flags))
 
 
 def _relative(layer: str, store: str) -> str:

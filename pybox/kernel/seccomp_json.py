@@ -204,7 +204,9 @@ def _compare(arg: _At) -> Compare:
     op = OPERATORS[fields["op"].one_of(tuple(OPERATORS))]
     index, value = fields["index"].number(5), fields["value"].number((1 << 64) - 1)
     second = fields["valueTwo"].number((1 << 64) - 1) if "valueTwo" in fields else 0
-    return Compare(index, op, second, value) if op == "&==" else Compare(index, op, value)
+    if op == "&==":  # value is the mask, and seccomp_rule_add(3) masks the other side too
+        return Compare(index, op, second & value, value)
+    return Compare(index, op, value)
 
 
 def _matches(conditions: _At, host: Host) -> list[bool]:

@@ -226,7 +226,9 @@ class MakeUserNamespace(HostStep):
         if self.helper:
             for program, ranges in (("newuidmap", self.uids), ("newgidmap", self.gids)):
                 words = [str(number) for entry in ranges for number in entry]
-                code = os.waitstatus_to_exitcode(os.waitpid(os.posix_spawnp(program, [program, str(pid), *words], os.environ), 0)[1])
+                code = os.waitstatus_to_exitcode(
+                    os.waitpid(os.posix_spawnp(program, [program, str(pid), *words], os.environ), 0)[1]
+                )
                 if code:
                     raise PyboxError(f"{program} failed with status {code}", "check /etc/subuid and /etc/subgid: subuid(5)")
             return

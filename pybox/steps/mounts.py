@@ -401,9 +401,7 @@ class MountKernelFs(ChildStep):
 
     def lower(self, table: Table) -> None:
         name = table.text(self.fstype)
-        table.row(
-            "PB_MOUNT", a=name, b=table.text(self.target), c=name, x=table.flags(self.flags), d=table.text(self.options)
-        )
+        table.row("PB_MOUNT", a=name, b=table.text(self.target), c=name, x=table.flags(self.flags), d=table.text(self.options))
 
     def check(self, seen: Seen) -> bool:
         path = self.shown_at or self.target

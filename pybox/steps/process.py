@@ -271,7 +271,7 @@ class LoopbackUp(ChildStep):
 
     def check(self, seen: Seen) -> bool:
         interfaces = [line.split(":")[0].strip() for line in seen.file("net/dev").splitlines()[2:]]
-        up = [line for line in seen.file("net/route").splitlines()[1:]]
+        up = list(seen.file("net/route").splitlines()[1:])
         return interfaces == ["lo"] and not up and "127.0.0.1" in seen.file("net/fib_trie")
 
 

@@ -42,7 +42,7 @@ def test_names_are_read_as_docker_reads_them(name: str, spelled: str) -> None:
         ("tool:.x", "a tag is"),
         ("tool:" + "x" * 129, "a tag is"),
         ("a" * 256, "longer than 255"),
-        ("../etc/passwd", "lower-case"),
+        ("../etc/passwd", "the registry is not a host name"),
         ("/etc/passwd", "lower-case"),
         ("a//b", "lower-case"),
         ("a/../b", "lower-case"),

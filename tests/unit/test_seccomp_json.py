@@ -109,6 +109,12 @@ def test_masked_eq_takes_the_mask_first() -> None:
     assert answer(profile, "clone", 0x10000011) == errno(1)
 
 
+def test_masked_eq_ignores_what_the_mask_leaves_out() -> None:
+    """As seccomp_rule_add(3) has it: the masked argument equals the masked datum."""
+    profile = allowing(names=["read"], args=[arg(0, "MASKED_EQ", 0xF0, 0x123)])
+    assert [answer(profile, "read", first) == ALLOW for first in (0x23, 0x123, 0x13)] == [True, True, False]
+
+
 def test_a_ban_that_could_not_hold_is_refused() -> None:
     """libseccomp would silently allow TIOCSTI here."""
     ban = {"names": ["ioctl"], "action": "SCMP_ACT_ERRNO", "args": [arg(1, "EQ", 0x5412)]}

@@ -69,7 +69,7 @@ def compare(op: str, left: int, value: int, second: int) -> bool:
         case "GE":
             return left >= value
         case _:
-            return left & value == second
+            return left & value == second & value
 
 
 def read_directly(profile: dict[str, object], name: str, args: list[int]) -> int:
