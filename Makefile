@@ -13,7 +13,7 @@ export VENV
 # A caller's wish for no .pyc files would make every start compile the whole program; PYTHONPATH could bring in another pybox.
 unexport PYTHONDONTWRITEBYTECODE PYTHONPATH PYTHONHOME
 
-.PHONY: help dev demo images test test-system test-v2 unit check format bench install uninstall clean packages-%
+.PHONY: help dev demo images test test-system test-v2 unit check format bench install uninstall clean
 
 help: ## this list
 	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 14
@@ -28,7 +28,7 @@ $(BIN)/pip:
 	$(PYTHON) -m venv $(VENV)
 
 # What the build itself needs is read from pyproject.toml; without isolation a rebuild takes two seconds instead of ten.
-$(VENV)/.dev: pyproject.toml setup.py pybox/version.py $(wildcard csrc/*) | $(BIN)/pip
+$(VENV)/.dev: pyproject.toml setup.py pybox/version.py $(wildcard csrc/*.[ch] csrc/*.py) | $(BIN)/pip
 	@.ci/packages build
 	$(PYTHON) -c 'import tomllib; print("wheel", *tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"], sep="\n")' \
 		| $(BIN)/pip install --quiet --requirement /dev/stdin

@@ -44,6 +44,7 @@ int do_dup(struct pb_walk *w, const struct pb_row *r)
 	/* dup3 refuses equal fds; then only the close-on-exec flag is to be set as asked */
 	if (from == (int)r->x)
 		return fcntl(from, F_SETFD, r->y ? FD_CLOEXEC : 0);
+	w->report->slots[r->fd] = (int)r->x;
 	return dup3(from, (int)r->x, (int)r->y);
 }
 

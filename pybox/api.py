@@ -14,7 +14,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from pybox.spec import Network, Share
+    from pybox.spec import Network, Share, Upper
 
 
 class _Shared:
@@ -60,6 +60,7 @@ def run(
     uts: Share = "private",
     userns: bool = False,
     read_only: bool = False,
+    upper: Upper = "",
     cap_add: Iterable[str] = (),
     cap_drop: Iterable[str] = (),
     seccomp: str = "",
@@ -90,6 +91,8 @@ def run(
         network, pid, ipc, uts: ``"host"`` shares the host's namespace.
         userns: an own user namespace, for root; a plain user always gets one.
         read_only: the root file system can't be written.
+        upper: ``"disk"`` keeps what the container writes to its root on disk; by default it is in memory, counts
+            against the memory limit, and is gone afterwards.
         cap_add, cap_drop: capability names, or ``ALL``. seccomp: ``"unconfined"`` or a profile's path.
         no_new_privs: False lets set-user-ID programs work.
         best_effort: run without limits that this host can't enforce; ``Result.effective`` says which.
@@ -131,6 +134,7 @@ def run(
         uts=uts,
         userns=userns,
         read_only=read_only,
+        upper=upper,
         init=init,
         cap_add=tuple(parse_capability(cap) for cap in cap_add),
         cap_drop=tuple(parse_capability(cap) for cap in cap_drop),

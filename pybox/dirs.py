@@ -38,13 +38,36 @@ def current() -> Dirs:
     """Return the directories for the calling user; creates nothing."""
     env, uid = os.environ, os.geteuid()
     if uid == 0:
-        store, state = "/var/lib/pybox", "/run/pybox"
+        store = "/var/lib/pybox"
     else:
         home = env.get("HOME") or f"/tmp/pybox-home-{uid}"
         store = f"{env.get('XDG_DATA_HOME') or home + '/.local/share'}/pybox"
-        runtime = env.get("XDG_RUNTIME_DIR")
-        state = f"{runtime}/pybox" if runtime else f"/tmp/pybox-run-{uid}"
-    return Dirs(os.path.abspath(env.get("PYBOX_STORE") or store), os.path.abspath(env.get("PYBOX_STATE") or state))
+    state = env.get("PYBOX_STATE") or _state(uid, env.get("XDG_RUNTIME_DIR"))
+    return Dirs(os.path.abspath(env.get("PYBOX_STORE") or store), os.path.abspath(state))
+
+
+def _state(uid: int, runtime: str | None) -> str:
+    """Return the state directory: below /run, or in /dev/shm on the rare machine whose /run is a disk.
+
+    A few files come and go with each container: on a disk they are half the price of a launch.
+    """
+    usual = "/run/pybox" if uid == 0 else f"{runtime}/pybox" if runtime else f"/tmp/pybox-run-{uid}"
+    shared = "/dev/shm/pybox" if uid == 0 else f"/dev/shm/pybox-{uid}"
+    disk = os.stat("/").st_dev
+    if _device(os.path.dirname(usual), disk) != disk or _device("/dev/shm", disk) == disk:
+        return usual
+    try:
+        # everybody may make names there: what a stranger made first is not used
+        return shared if os.stat(shared).st_uid == uid else usual
+    except OSError:
+        return shared
+
+
+def _device(path: str, default: int) -> int:
+    try:
+        return os.stat(path).st_dev
+    except OSError:
+        return default
 
 
 def ensure(path: str, mode: int = 0o700) -> str:

@@ -59,6 +59,7 @@ class Facts(Record):
     subuid: tuple[int, int] | None = None  # (first, count) granted to a plain user in /etc/subuid
     subgid: tuple[int, int] | None = None
     capabilities: int = 0  # effective, as a mask
+    tmpfs_user_xattr: bool = True  # Linux 6.6; overlayfs of a plain user keeps its notes in them
 
     @property
     def root(self) -> bool:
@@ -102,7 +103,14 @@ def probe() -> Facts:
         subuid=_subordinate("/etc/subuid", uid) if uid else None,
         subgid=_subordinate("/etc/subgid", uid) if uid else None,
         capabilities=int(effective, 16),
+        tmpfs_user_xattr=_version(uname.release) >= (6, 6),
     )
+
+
+def _version(release: str) -> tuple[int, int]:
+    major, _, rest = release.partition(".")
+    digits = rest[: len(rest) - len(rest.lstrip("0123456789"))]
+    return (int(major), int(digits)) if major.isdigit() and digits else (0, 0)
 
 
 def _masked() -> tuple[tuple[str, bool], ...]:

@@ -41,6 +41,14 @@ class Options(Record):
     name: str = ""
 
 
+class Ready(Record):
+    """A plan with what it was made from and what it was lowered to: all that two equal runs may differ in is the id."""
+
+    given: Inputs
+    plan: Plan
+    program: native.Program
+
+
 class Runtime:
     """What one process uses for many runs: the facts, the sealed pybox-init, user namespaces, compiled plans."""
 
@@ -49,7 +57,7 @@ class Runtime:
         self.facts = host.probe()
         self.reuse: dict[str, int] = {}
         self._once = allocate_lock()
-        self._plans: dict[tuple[object, ...], tuple[Plan, native.Program]] = {}
+        self._plans: dict[tuple[object, ...], Ready] = {}
         for path in (self.dirs.state, self.dirs.store, self.dirs.uppers, f"{self.dirs.store}/mnt", f"{self.dirs.store}/scratch"):
             directories.ensure(path, 0o711 if path == self.dirs.store else 0o700)
 
@@ -80,48 +88,58 @@ class Runtime:
 
     def run(self, spec: Spec, options: Options, started: Callable[[native.Child, str], None] | None = None) -> Result:
         """Run a container to its end. Raises a PyboxError when it can't be started; then nothing of it is left."""
-        given = self.inputs(spec, options.keep)
-        plan, program = self._compiled(given)
+        ready = self._ready(spec, options.keep)
+        given, plan = ready.given, ready.plan
         claim = state.claim(self.dirs, options.name)
         desk = Desk(claim.identity, self.reuse)
         finished = False
+        leaves = [(verb, desk.named(path)) for verb, path in plan.leaves()]
         try:
-            leaves = [(verb, desk.named(path)) for verb, path in plan.leaves()]
-            state.write(claim, "journal", _journal(given, options, leaves))
-            result = self._launch(given, plan, program, desk, options, claim, started)
+            journal = state.open_journal(claim, _journal(given, options, leaves))
+            try:
+                result = self._launch(ready, desk, options, journal, started)
+            finally:
+                os.close(journal)
             finished = True
             if options.keep:
-                state.write(claim, "result", result.to_json())
+                state.write_result(claim, result.to_json())
             return result
         finally:
             keep = options.keep and finished
-            for verb, path in reversed([(verb, desk.named(path)) for verb, path in plan.leaves()]):
+            for verb, path in reversed(leaves):
                 if not (keep and verb == "tree"):
                     undo(verb, path)
             if options.name and not keep:
                 undo("unlink", f"{self.dirs.state}/names/{options.name}")
             state.release(claim, keep)
 
-    def _compiled(self, given: Inputs) -> tuple[Plan, native.Program]:
-        # all that two runs with equal inputs may differ in is the id, which is put in at launch
-        key = (given.spec, given.image.id, given.account, given.sources, given.filter, given.keep_upper)
-        if key not in self._plans:
-            if len(self._plans) > 64:
+    def _ready(self, spec: Spec, keep: bool) -> Ready:
+        """Return the plan of a run, the one of an equal run before where nothing that it was made from can have changed."""
+        tag = store.pointer(self.dirs, spec.image)  # None for the host's root, whose users may change at any time
+        if tag is None or spec.seccomp not in ("", "default", "unconfined"):
+            return self._plan(spec, keep)
+        key = (spec, keep, tag, *map(_kind, spec.mounts))
+        ready = self._plans.get(key)
+        if ready is None:
+            if len(self._plans) >= 64:
                 self._plans.clear()
-            plan = make(given)
-            self._plans[key] = plan, plan.lower()
-        return self._plans[key]
+            ready = self._plans[key] = self._plan(spec, keep)
+        return ready
+
+    def _plan(self, spec: Spec, keep: bool) -> Ready:
+        given = self.inputs(spec, keep)
+        plan = make(given)
+        return Ready(given, plan, plan.lower())
 
     def _launch(
         self,
-        given: Inputs,
-        plan: Plan,
-        program: native.Program,
+        ready: Ready,
         desk: Desk,
         options: Options,
-        claim: state.Claim,
+        journal: int,
         started: Callable[[native.Child, str], None] | None,
     ) -> Result:
+        given, plan = ready.given, ready.plan
         spec = given.spec
         groups = tuple((controller, desk.named(path)) for controller, path in plan.groups)
         with self._once:  # threads share what is made once
@@ -134,21 +152,21 @@ class Runtime:
                 step.apply(desk)
             leash = native.leash()
             fds = {**desk.fds, **streams.given, "leash": leash[1], "program": self.reuse.get("program", -1)}
-            child = native.launch(program, claim.identity, fds, leash, spec.init)
+            child = native.launch(ready.program, desk.identity, fds, leash, spec.init)
             leash = (leash[0], -1)
             if isinstance(child, native.Failure):
                 raise launch_error(plan.inside[child.index], child, given)
             try:
                 streams.handed_over()
-                state.write(claim, "pid", str(child.pid))
+                os.write(journal, str(child.pid).encode())
                 if started is not None:
-                    started(child, claim.identity)
+                    started(child, desk.identity)
                 end = supervise.follow(
                     child, streams, leash[0] if spec.init else -1, options.timeout, lambda: _kill(child, groups)
                 )
             finally:
                 os.close(child.pidfd)
-            return _result(given, claim.identity, plan, desk, end, cgroup.bill(groups))
+            return _result(given, desk.identity, plan, desk, end, cgroup.bill(groups))
         finally:
             streams.close()
             for fd in leash:

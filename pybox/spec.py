@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     Network = Literal["none", "host"]
     Share = Literal["private", "host"]
+    Upper = Literal["", "memory", "disk"]
 
 ID_MAX = 4294967294  # (uid_t) -1 means "no change" to the kernel
 
@@ -153,6 +154,7 @@ class Spec(Record):
     uts: Share = "private"
     userns: bool = False  # own user namespace, for root; a plain user always has one
     read_only: bool = False
+    upper: Upper = ""  # where the writable layer is; "" in memory if it is thrown away, on disk if it is kept
     init: bool = True
     cap_add: tuple[str, ...] = ()  # "CAP_NET_RAW", or "ALL"
     cap_drop: tuple[str, ...] = ()
@@ -180,9 +182,16 @@ class Spec(Record):
             raise SpecError("hostname", self.hostname, "must be letters, digits, '-' and '.', 64 at most")
         if self.hostname and self.uts == "host":
             raise SpecError("hostname", self.hostname, "can't be set together with --uts host: it would rename the host")
-        for field, allowed in (("network", ("none", "host")), ("pid", _SHARE), ("ipc", _SHARE), ("uts", _SHARE)):
+        words = (
+            ("network", ("none", "host")),
+            ("pid", _SHARE),
+            ("ipc", _SHARE),
+            ("uts", _SHARE),
+            ("upper", ("", "memory", "disk")),
+        )
+        for field, allowed in words:
             if getattr(self, field) not in allowed:
-                raise SpecError(field, getattr(self, field), "must be " + " or ".join(allowed))
+                raise SpecError(field, getattr(self, field), "must be " + " or ".join(filter(None, allowed)))
         targets = [mount.target.rstrip("/") for mount in self.mounts]
         for target in targets:
             if targets.count(target) > 1:

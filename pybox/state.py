@@ -1,7 +1,7 @@
 """The record of a container: /run/pybox/ID. Claim by mkdir, journal before effects, one lock per container, sweep.
 
-    ID/journal      one JSON object: who and what, and what undoing needs; written before the first effect
-    ID/pid          the host's pid of process 1, once it runs
+    ID/journal      one line of JSON: who and what, and what undoing needs; written before the first effect.
+                    Later a second line: the host's pid of process 1
     ID/result       one JSON object: how it ended; only of containers that are kept (no --rm)
     names/NAME      a symlink to the id: a name is taken exactly as long as it is there
 
@@ -111,12 +111,18 @@ def _reserve(dirs: Dirs, taken: Claim, name: str) -> None:
             ) from None
 
 
-def write(taken: Claim, file: str, value: Json) -> None:
-    """Write one of the files of a container's record."""
-    text = value if isinstance(value, str) else fastjson.dumps(value)
-    fd = os.open(f"{taken.path}/{file}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+def open_journal(taken: Claim, value: Json) -> int:
+    """Write the journal; returns its fd, for the pid that will follow."""
+    fd = os.open(f"{taken.path}/journal", os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    os.write(fd, fastjson.dumps(value).encode() + b"\n")
+    return fd
+
+
+def write_result(taken: Claim, value: Json) -> None:
+    """Record how a kept container ended."""
+    fd = os.open(f"{taken.path}/result", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
     try:
-        os.write(fd, text.encode("utf-8", "surrogateescape"))
+        os.write(fd, fastjson.dumps(value).encode())
     finally:
         os.close(fd)
 
@@ -129,7 +135,7 @@ def release(taken: Claim, keep: bool = False) -> None:
 
 
 def _remove_record(path: str) -> None:
-    for file in ("pid", "result", "journal"):  # the journal last: while it is there, the rest can be found
+    for file in ("result", "journal"):  # the journal last: while it is there, the rest can be found
         try:
             os.unlink(f"{path}/{file}")
         except FileNotFoundError:
@@ -152,8 +158,7 @@ class Entry(Record):
     result: dict[str, Json] | None
 
 
-def _object(path: str) -> dict[str, Json] | None:
-    text = read(path)
+def _object(text: str) -> dict[str, Json] | None:
     try:
         value = fastjson.loads(text) if text else None
     except ValueError:  # cut off by the death of its writer
@@ -188,9 +193,9 @@ def entries(dirs: Dirs) -> list[Entry]:
 
 def _load(dirs: Dirs, identity: str, name: str) -> Entry | None:
     path = f"{dirs.state}/{identity}"
-    journal = _object(f"{path}/journal")
-    result = _object(f"{path}/result")
-    pid = read(f"{path}/pid").strip()
+    said, _, pid = read(f"{path}/journal").partition("\n")
+    journal = _object(said)
+    result = _object(read(f"{path}/result"))
     if result is not None:
         status = "exited"
     elif _owner_lives(path):
@@ -285,7 +290,7 @@ def _take_dead(path: str) -> int | None:
 
 def _bury(dirs: Dirs, identity: str) -> list[str]:
     path = f"{dirs.state}/{identity}"
-    journal = _object(f"{path}/journal") or {}
+    journal = _object(read(f"{path}/journal").partition("\n")[0]) or {}
     leaves = journal.get("leaves", [])
     done = []
     assert isinstance(leaves, list)

@@ -1,7 +1,7 @@
-"""The image commands: images, image inspect, rmi, tag, import, load, save. Each takes the directories and its own arguments,
-prints to standard output, returns the exit status, and lets a PyboxError go up to the edge that prints it.
+"""The image commands: images, image inspect|ls|rm|tag, rmi, import, load, save. Each takes the directories and its own
+arguments, prints to standard output, returns the exit status, and lets a PyboxError go up to the edge that prints it.
 
-None of them is on the way of `pybox run`, so argparse may take its 8 ms.
+None of them is on the way of `pybox run`, so argparse may take its 8 ms. ``help_of`` gives the option list of each.
 """
 
 from __future__ import annotations
@@ -26,20 +26,38 @@ class _Parser(argparse.ArgumentParser):
     """Wrong arguments are a PyboxError like any other, shown at the edge."""
 
     def error(self, message: str) -> NoReturn:
-        raise PyboxError(message, f"{self.prog} --help")
+        raise PyboxError(f"{self.prog.removeprefix('pybox ')}: {message}", " ".join(self.format_usage().split()))
 
 
 def _parser(command: str, description: str) -> _Parser:
     return _Parser(prog=f"pybox {command}", description=description, allow_abbrev=False)
 
 
-def images(dirs: Dirs, args: list[str]) -> int:
-    """List the images of the store."""
+def help_of(command: str) -> str:
+    """Return the text of `pybox COMMAND --help` for one of the commands here. Raises KeyError for any other."""
+    return _PARSERS[command]().format_help()
+
+
+def image(dirs: Dirs, args: list[str]) -> int:
+    """`pybox image VERB`: docker's second spelling of the image commands."""
+    verbs = {"inspect": image_inspect, "ls": images, "rm": rmi, "tag": tag, "import": import_, "load": load, "save": save}
+    if not args or args[0] not in verbs:
+        given = f"no such command: image {args[0]}" if args else "image: which of its commands?"
+        raise PyboxError(given, f"pybox image {'|'.join(verbs)}")
+    return verbs[args[0]](dirs, args[1:])
+
+
+def _images_parser() -> _Parser:
     parser = _parser("images", "List images, newest first.")
     parser.add_argument("--format", choices=("table", "json"), default="table")
     parser.add_argument("-q", "--quiet", action="store_true", help="print ids only")
     parser.add_argument("--no-trunc", action="store_true", help="print whole ids")
-    options = parser.parse_args(args)
+    return parser
+
+
+def images(dirs: Dirs, args: list[str]) -> int:
+    """List the images of the store."""
+    options = _images_parser().parse_args(args)
     found = store.images(dirs)
     if options.format == "json":
         print(json.dumps([_listed(image) for image in found], indent=2))
@@ -60,21 +78,31 @@ def images(dirs: Dirs, args: list[str]) -> int:
     return 0
 
 
-def image_inspect(dirs: Dirs, args: list[str]) -> int:
-    """Print everything about images, as one JSON array (docker's words)."""
+def _inspect_parser() -> _Parser:
     parser = _parser("image inspect", "Print all about images as JSON.")
     parser.add_argument("image", nargs="+")
-    options = parser.parse_args(args)
+    return parser
+
+
+def image_inspect(dirs: Dirs, args: list[str]) -> int:
+    """Print everything about images, as one JSON array (docker's words)."""
+    options = _inspect_parser().parse_args(args)
     print(json.dumps([_inspected(dirs, store.stored(dirs, name)) for name in options.image], indent=2))
     return 0
 
 
-def rmi(dirs: Dirs, args: list[str], in_use: frozenset[str] = frozenset()) -> int:
-    """Remove images; ``in_use`` holds the layer paths of existing containers."""
+def _rmi_parser() -> _Parser:
     parser = _parser("rmi", "Remove images: a name, and with its last name the image and its layers.")
     parser.add_argument("image", nargs="+")
-    for name in parser.parse_args(args).image:
-        removed = changes.remove(dirs, name, in_use)
+    return parser
+
+
+def rmi(dirs: Dirs, args: list[str]) -> int:
+    """Remove images, but none from under a container."""
+    from pybox import state
+
+    for name in _rmi_parser().parse_args(args).image:
+        removed = changes.remove(dirs, name, state.layers_in_use(dirs))
         for untagged in removed.untagged:
             print(f"Untagged: {untagged}")
         for deleted in removed.deleted:
@@ -82,20 +110,21 @@ def rmi(dirs: Dirs, args: list[str], in_use: frozenset[str] = frozenset()) -> in
     return 0
 
 
-def tag(dirs: Dirs, args: list[str]) -> int:
-    """Give an image one more name."""
+def _tag_parser() -> _Parser:
     parser = _parser("tag", "Give an image one more name.")
     parser.add_argument("image")
     parser.add_argument("name")
-    options = parser.parse_args(args)
+    return parser
+
+
+def tag(dirs: Dirs, args: list[str]) -> int:
+    """Give an image one more name."""
+    options = _tag_parser().parse_args(args)
     changes.tag(dirs, options.image, options.name)
     return 0
 
 
-def import_(dirs: Dirs, args: list[str]) -> int:
-    """Make an image of a root file system; prints its id."""
-    from pybox.image import importing
-
+def _import_parser() -> _Parser:
     parser = _parser("import", "Make an image of a root file system: a directory or a tar (plain, gzip, zstd).")
     parser.add_argument("name")
     parser.add_argument("source", help="directory, tar file, or - for a tar on standard input")
@@ -106,7 +135,14 @@ def import_(dirs: Dirs, args: list[str]) -> int:
     parser.add_argument("-w", "--workdir", default="")
     parser.add_argument("--stop-signal", default="")
     parser.add_argument("--platform", default="", help="linux/ARCHITECTURE, if not this machine's")
-    options = parser.parse_args(args)
+    return parser
+
+
+def import_(dirs: Dirs, args: list[str]) -> int:
+    """Make an image of a root file system; prints its id."""
+    from pybox.image import importing
+
+    options = _import_parser().parse_args(args)
     system, _, architecture = options.platform.partition("/")
     if options.platform and (system != "linux" or not architecture or "/" in architecture):
         raise SpecError("platform", options.platform, "not linux/ARCHITECTURE", "e.g. --platform linux/arm64")
@@ -127,24 +163,27 @@ def import_(dirs: Dirs, args: list[str]) -> int:
     return 0
 
 
-def load(dirs: Dirs, args: list[str]) -> int:
-    """Load images from an archive; prints their names."""
-    from pybox.image import archive
-
+def _load_parser() -> _Parser:
     parser = _parser("load", "Load images: docker-archive or OCI layout, a directory or a tar (plain, gzip, zstd).")
     parser.add_argument("source", nargs="?", default="-", help="directory, file, or - for standard input (the default)")
     parser.add_argument("-i", "--input", default="", help="the same, as docker spells it")
     parser.add_argument("--name", help="name for the image, instead of those in the archive")
-    options = parser.parse_args(args)
+    return parser
+
+
+def load(dirs: Dirs, args: list[str]) -> int:
+    """Load images from an archive; prints their names."""
+    from pybox.image import archive
+
+    options = _load_parser().parse_args(args)
     if options.input and options.source != "-":
-        parser.error("two sources given")
+        _load_parser().error("two sources given")
     for loaded in archive.load(dirs, options.input or options.source, options.name):
         print(f"Loaded image: {', '.join(loaded.names) or loaded.id}")
     return 0
 
 
-def save(dirs: Dirs, args: list[str]) -> int:
-    """Write images to an archive."""
+def _save_parser() -> _Parser:
     from pybox.image import export
 
     parser = _parser("save", "Write images to an archive, by default to standard output.")
@@ -152,7 +191,14 @@ def save(dirs: Dirs, args: list[str]) -> int:
     parser.add_argument("-o", "--output", default="-", help="file, or directory for an OCI layout")
     parser.add_argument("--format", choices=export.FORMATS, default="docker-archive")
     parser.add_argument("--compress", choices=export.COMPRESSIONS, default="none", help="how to compress layers (OCI only)")
-    options = parser.parse_args(args)
+    return parser
+
+
+def save(dirs: Dirs, args: list[str]) -> int:
+    """Write images to an archive."""
+    from pybox.image import export
+
+    options = _save_parser().parse_args(args)
     export.save(dirs, options.image, options.output, format=options.format, compression=options.compress)
     return 0
 
@@ -224,3 +270,14 @@ def _inspected(dirs: Dirs, image: StoredImage) -> dict[str, object]:
         "RootFS": {"Type": "layers", "Layers": list(image.diff_ids)},
         "Layers": list(image.layers),
     }
+
+
+_PARSERS = {
+    "images": _images_parser,
+    "image inspect": _inspect_parser,
+    "rmi": _rmi_parser,
+    "tag": _tag_parser,
+    "import": _import_parser,
+    "load": _load_parser,
+    "save": _save_parser,
+}

@@ -50,6 +50,7 @@ RUN = (
     Option(("-v", "--volume"), "Files", "show a file or directory of the host inside", "SRC:DST[:ro]", True),
     Option(("--tmpfs",), "Files", "a fresh file system in memory", "DST[:size=64m,mode=1777,exec,ro]", True),
     Option(("--read-only",), "Files", "make the root file system read-only"),
+    Option(("--upper",), "Files", "where the writable layer is: memory (default with --rm) or disk", "PLACE"),
     Option(("-h", "--hostname"), "Isolation", "the host name inside", "NAME"),
     Option(("--network",), "Isolation", "none (the default: loopback only) or host", "MODE"),
     Option(("--pid",), "Isolation", "host shares the host's processes", "MODE"),

@@ -26,7 +26,7 @@ from pybox.units import parse_bytes, parse_cpus, parse_int, parse_seconds
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from pybox.native import Child
-    from pybox.spec import Network, Share
+    from pybox.spec import Network, Share, Upper
 
 # Passed on to the container: what people and schedulers send. 28 is a resized terminal.
 FORWARDED = {"HUP": 1, "INT": 2, "QUIT": 3, "USR1": 10, "USR2": 12, "TERM": 15, "CONT": 18, "WINCH": 28}
@@ -69,6 +69,7 @@ def spec_of(parsed: Parsed) -> Spec:
         uts=_share(parsed, "uts"),
         userns=parsed.has("userns"),
         read_only=parsed.has("read-only"),
+        upper=_upper(parsed.one("upper")),
         init=not parsed.has("no-init"),
         cap_add=tuple(map(parse_capability, parsed.all("cap-add"))),
         cap_drop=tuple(map(parse_capability, parsed.all("cap-drop"))),
@@ -93,6 +94,12 @@ def _network(value: str | None) -> Network:
     if value not in (None, "none", "host"):
         raise SpecError("network", value, "must be none or host", "bridges are not part of this version")
     return "host" if value == "host" else "none"
+
+
+def _upper(value: str | None) -> Upper:
+    if value not in (None, "memory", "disk"):
+        raise SpecError("upper", value, "must be memory or disk")
+    return "memory" if value == "memory" else "disk" if value else ""
 
 
 def options_of(parsed: Parsed) -> Options:

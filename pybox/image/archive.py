@@ -184,9 +184,13 @@ def _oci_images(shelf: Shelf, base: str) -> list[_Found]:
 
 def _oci_names(descriptor: Document, base: str) -> tuple[str, ...]:
     notes = obj(descriptor.get("annotations") or {}, "annotations")
-    if full := text(notes, CONTAINERD_NAME):
-        return (changes.tag_name(full),)
     short = text(notes, REF_NAME)
+    if full := text(notes, CONTAINERD_NAME):
+        name = changes.tag_name(full)
+        repository, _, tag = name.rpartition(":")
+        # umoci copies the annotations of the image it edits: a new reference then stands beside an old name.
+        stale = short not in ("", tag) and "/" not in short and ":" not in short
+        return (changes.tag_name(f"{repository}:{short}") if stale else name,)
     if not short:
         return ()
     if "/" in short or ":" in short:

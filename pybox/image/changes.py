@@ -53,10 +53,14 @@ class Locks:
         self._held: list[tuple[str, int]] = []
 
     def __enter__(self) -> None:
-        for path in self._paths:
-            fd = lock.take(path)
-            assert fd is not None
-            self._held.append((path, fd))
+        try:
+            for path in self._paths:
+                fd = lock.take(path)
+                assert fd is not None
+                self._held.append((path, fd))
+        except BaseException:  # an interrupt while waiting: those taken already must not outlive us in a long-lived process
+            self.__exit__()
+            raise
 
     def __exit__(self, *_: object) -> None:
         for path, fd in self._held:

@@ -70,8 +70,11 @@ class Workspace:
         while True:
             self._path = f"{self._store}/{self.PREFIX}{os.urandom(6).hex()}"
             os.mkdir(self._path, 0o700)
-            self._fd = os.open(self._path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             # A sweep may find the directory before it is locked and remove it: then the next name is tried.
+            try:
+                self._fd = os.open(self._path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            except FileNotFoundError:
+                continue
             if _lock(self._fd, self._path, wait=True):
                 return self._path
             os.close(self._fd)

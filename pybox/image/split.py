@@ -66,8 +66,11 @@ class Splitter:
         self._raw.close()
 
     def abandon(self) -> None:
-        """Close the file without completing it."""
-        self._raw.close()
+        """Close the file without completing it. What it could not write (a full disk) has been reported, or is not missed."""
+        try:
+            self._raw.close()
+        except OSError:
+            pass
 
 
 def joined(layer: str, moved: Sequence[Moved]) -> Iterator[bytes]:

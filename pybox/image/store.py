@@ -85,6 +85,15 @@ def find(dirs: Dirs, name: str) -> Image:
     return _image(dirs, name, entry or name, text)
 
 
+def pointer(dirs: Dirs, name: str) -> str | None:
+    """Return what a tag points to right now, None for anything but a plain tag: the cheap question whether it has moved."""
+    entry = filename(name)
+    try:
+        return os.readlink(f"{dirs.images}/names/{entry}") if entry is not None and "@" not in entry else None
+    except (OSError, ValueError):
+        return None
+
+
 def stored(dirs: Dirs, name: str) -> StoredImage:
     """Return one image with everything a listing shows; raises as ``find``."""
     image = find(dirs, name)

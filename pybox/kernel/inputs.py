@@ -36,6 +36,13 @@ class Inputs(Record):
         return self.spec.userns or not self.facts.root
 
     @property
+    def upper_in_memory(self) -> bool:
+        """Whether the writable layer is a tmpfs inside the container's mount namespace: it dies with it, and nothing is on disk."""
+        if self.mapped_by_root or (not self.facts.root and not self.facts.tmpfs_user_xattr):
+            return False
+        return not self.keep_upper and self.spec.upper != "disk"
+
+    @property
     def mapped_by_root(self) -> bool:
         """Whether it is root who gives the container a user namespace: layers are then shown through an id map."""
         return self.spec.userns and self.facts.root

@@ -7,6 +7,7 @@ steps     pivot; the kernel's file systems; let go of the host; then volumes, op
 from __future__ import annotations
 
 from pybox.kernel.inputs import Inputs
+from pybox.kernel.namespaces import FIRST_ID
 from pybox.spec import Mount
 from pybox.steps.base import ChildStep, HostStep
 from pybox.steps.hostside import MakeUpper
@@ -43,16 +44,10 @@ LINKS = (("/proc/self/fd", "fd"), ("fd/0", "stdin"), ("fd/1", "stdout"), ("fd/2"
 _QUIET = ("MS_NOSUID", "MS_NODEV", "MS_NOEXEC")
 
 
-def upper(given: Inputs) -> str:
-    """Return the directory of the writable layer, with the id's token."""
-    return f"{given.dirs.uppers}/CONTAINER-ID"
-
-
 def prepare(given: Inputs) -> Iterator[HostStep]:
-    """Yield the writable layer."""
-    from pybox.kernel.namespaces import FIRST_ID
-
-    yield MakeUpper(upper(given), owner=FIRST_ID if given.mapped_by_root else None)
+    """Yield the writable layer, where it is on disk."""
+    if not given.upper_in_memory:
+        yield MakeUpper(f"{given.dirs.uppers}/CONTAINER-ID", owner=FIRST_ID if given.mapped_by_root else None)
 
 
 def _files(given: Inputs) -> tuple[tuple[str, str, bool], ...]:
@@ -72,7 +67,7 @@ def stack(given: Inputs) -> Iterator[ChildStep]:
     """Yield the overlay and the taking hold of sources: all that needs the host in sight."""
     yield PrivateMounts()
     yield GoTo(given.dirs.store)
-    yield MountKernelFs("tmpfs", "scratch", _QUIET, "size=1m,mode=0755")
+    yield MountKernelFs("tmpfs", "scratch", _QUIET, "mode=0755")
     for name, text, mine in _files(given):
         yield MakeFile(f"scratch/{name}", text, mine=mine)
         yield OpenSource(f"scratch/{name}", f"etc:{name}", recursive=False)
@@ -83,7 +78,13 @@ def stack(given: Inputs) -> Iterator[ChildStep]:
             yield MapLayer(layer, f"scratch/l{number}")
         below = tuple(f"scratch/l{number}" for number in range(len(below)))
     own = "uppers/CONTAINER-ID"
-    yield MountOverlay(below, f"{own}/u", f"{own}/w", userxattr=not given.facts.root, throw_away=not given.keep_upper)
+    if given.upper_in_memory:
+        own = "scratch"
+        yield MakeDirectory("scratch/u")
+        yield MakeDirectory("scratch/w")
+    yield MountOverlay(
+        below, f"{own}/u", f"{own}/w", userxattr=not given.facts.root, throw_away=not (given.keep_upper or given.upper_in_memory)
+    )
     for name, path in _host_sources(given):
         yield OpenSource(path, name)
     for number, (mount, kind) in enumerate(zip(given.spec.mounts, given.sources, strict=True)):

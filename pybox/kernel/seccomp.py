@@ -54,7 +54,7 @@ def program(cache_dir: str, profile: str | None, caps: AbstractSet[str], machine
     from hashlib import sha256
 
     text = _read_profile(profile)
-    asked = "\0".join((VERSION, machine, os.uname().release, *sorted(caps), text))
+    asked = "\0".join((REVISION, VERSION, machine, os.uname().release, *sorted(caps), text))
     key = f"profile-{sha256(asked.encode()).hexdigest()}"
     return _cached(cache_dir, key) or _custom(cache_dir, key, profile, text, caps, machine)
 

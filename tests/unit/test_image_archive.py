@@ -62,7 +62,7 @@ def docker_files(*layers: bytes, tags: object = ("tool:1",), **changed: object) 
     blob = settings(*layers, **changed)
     names = [f"{number}/layer.tar" for number in range(len(layers))]
     manifest = [{"Config": f"{digest(blob)[7:]}.json", "RepoTags": tags, "Layers": names}]
-    files = {name: layer for name, layer in zip(names, layers, strict=True)}
+    files = dict(zip(names, layers, strict=True))
     return {**files, f"{digest(blob)[7:]}.json": blob, "manifest.json": json.dumps(manifest).encode()}
 
 
@@ -342,7 +342,9 @@ def test_a_source_that_cannot_be_read_is_named(here: Dirs, source: str) -> None:
 # Saving
 
 
-@pytest.mark.parametrize(("format", "compression"), [("docker-archive", "none"), ("oci", "none"), ("oci", "gzip"), ("oci-dir", "zstd")])
+@pytest.mark.parametrize(
+    ("format", "compression"), [("docker-archive", "none"), ("oci", "none"), ("oci", "gzip"), ("oci-dir", "zstd")]
+)
 def test_what_is_saved_loads_as_the_same_image_elsewhere(here: Dirs, tmp_path: Path, format: str, compression: str) -> None:
     (loaded,) = archive.load(here, write(tmp_path, docker(docker_files(LOWER, UPPER, tags=["tool:1", "quay.io/t/x:2"]))))
     out = str(tmp_path / "out")
@@ -373,7 +375,7 @@ def test_saving_over_something_is_refused_or_replaces_a_file_at_once(here: Dirs,
         export.save(here, ["tool:1"], f"{tmp_path}/full/", format="oci")
     with pytest.raises(ImageError, match="unknown format zip"):
         export.save(here, ["tool:1"], f"{tmp_path}/out", format="zip")
-    with pytest.raises(ImageError, match="saving to .*: No such file or directory"):
+    with pytest.raises(ImageError, match=r"saving to .*: No such file or directory"):
         export.save(here, ["tool:1"], f"{tmp_path}/absent/out")
     assert os.listdir(tmp_path / "full") == ["x"]
 

@@ -63,7 +63,10 @@ CORPUS = {
     "file as a directory": (tar(entry("a"), entry("a/b")), "a/b: its path goes through"),
     "hard link out": (tar(hardlink("h", "../canary")), "h: the path leaves the layer (../canary)"),
     "absolute hard link": (tar(hardlink("h", "/etc/passwd")), "h: an absolute path (/etc/passwd)"),
-    "hard link through a symlink": (tar(symlink("out", ".."), hardlink("h", "out/canary")), "h: a hard link to out/canary: its path goes"),
+    "hard link through a symlink": (
+        tar(symlink("out", ".."), hardlink("h", "out/canary")),
+        "h: a hard link to out/canary: its path goes",
+    ),
     "hard link to nothing": (tar(hardlink("h", "absent")), "h: a hard link to absent: No such file"),
     "hard link to a directory": (tar(folder("d"), hardlink("h", "d")), "which is a directory"),
     "hard link to a whiteout": (tar(entry(".wh.x"), hardlink("h", "x")), "which is a directory or a whiteout"),
@@ -90,9 +93,18 @@ CORPUS = {
     "whiteout of a whiteout": (tar(entry(".wh..wh.x")), "a whiteout of nothing that can be hidden"),
     "opaque root": (tar(entry(".wh..wh..opq")), "hides the root of the layers below"),
     "opaque root by dot": (tar(entry("./.wh..wh..opq")), "hides the root of the layers below"),
-    "opaque attribute": (tar(pax("d", {"SCHILY.xattr.trusted.overlay.opaque": "y"}, kind=tarfile.DIRTYPE)), "trusted.overlay.opaque is overlayfs' own"),
-    "user opaque attribute": (tar(pax("d", {"SCHILY.xattr.user.overlay.opaque": "y"}, kind=tarfile.DIRTYPE)), "is overlayfs' own"),
-    "redirect attribute": (tar(pax("d", {"SCHILY.xattr.trusted.overlay.redirect": "/"}, kind=tarfile.DIRTYPE)), "is overlayfs' own"),
+    "opaque attribute": (
+        tar(pax("d", {"SCHILY.xattr.trusted.overlay.opaque": "y"}, kind=tarfile.DIRTYPE)),
+        "trusted.overlay.opaque is overlayfs' own",
+    ),
+    "user opaque attribute": (
+        tar(pax("d", {"SCHILY.xattr.user.overlay.opaque": "y"}, kind=tarfile.DIRTYPE)),
+        "is overlayfs' own",
+    ),
+    "redirect attribute": (
+        tar(pax("d", {"SCHILY.xattr.trusted.overlay.redirect": "/"}, kind=tarfile.DIRTYPE)),
+        "is overlayfs' own",
+    ),
     "attribute for all": (raw(pax("g", {"SCHILY.xattr.user.overlay.redirect": "/"})) + tar(entry("f")), "is overlayfs' own"),
     "bomb by promise": (claims("zeros", 20 << 30), "zeros: more than 17179869184 bytes"),
     "bomb of holes": (tar(sparse("hole", 1 << 60, "0,0")), "hole: more than 17179869184 bytes"),
@@ -165,7 +177,9 @@ def test_an_entry_bomb_stops_at_the_ceiling(tmp_path: Path) -> None:
     from pybox.image.ceilings import Ceilings
 
     with pytest.raises(ImageError, match="more than 10 entries"):  # 4 entries, but 12 directories
-        layer.unpack(source(tar(*(entry(f"{name}/b/c/f") for name in "wxyz"))), str(tmp_path / "layer"), most=Ceilings(entries=10))
+        layer.unpack(
+            source(tar(*(entry(f"{name}/b/c/f") for name in "wxyz"))), str(tmp_path / "layer"), most=Ceilings(entries=10)
+        )
 
 
 def test_a_full_disk_is_refused_before_writing(tmp_path: Path) -> None:

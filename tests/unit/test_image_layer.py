@@ -32,7 +32,9 @@ def unpack(tmp_path: Path, data: bytes) -> Path:
 
 
 def rejoined(folder: Path) -> bytes:
-    moved = [(before, path.encode("utf-8", "surrogateescape"), number) for before, path, number in layerfile.read(str(folder)).moved]
+    moved = [
+        (before, path.encode("utf-8", "surrogateescape"), number) for before, path, number in layerfile.read(str(folder)).moved
+    ]
     return b"".join(split.joined(str(folder), moved))
 
 
@@ -165,7 +167,11 @@ def test_the_bookkeeping_of_aufs_is_dropped(tmp_path: Path) -> None:
 
 def test_attributes_of_users_are_kept_and_others_dropped(tmp_path: Path) -> None:
     info, _ = entry("f")
-    info.pax_headers = {"SCHILY.xattr.user.note": "caf\udce9", "SCHILY.xattr.security.selinux": "x", "SCHILY.xattr.trusted.x": "y"}
+    info.pax_headers = {
+        "SCHILY.xattr.user.note": "caf\udce9",
+        "SCHILY.xattr.security.selinux": "x",
+        "SCHILY.xattr.trusted.x": "y",
+    }
     file = unpack(tmp_path, tar((info, b""))) / "f"
     assert {key: os.getxattr(file, key) for key in os.listxattr(file)} == {"user.note": b"caf\xe9"}
 
@@ -202,10 +208,14 @@ NAME = st.text(st.characters(blacklist_characters="/\0", blacklist_categories=("
 )
 LEAF = st.one_of(
     st.tuples(st.just("file"), st.binary(max_size=2000), st.sampled_from([0o644, 0o4755, 0o600, 0o444])),
-    st.tuples(st.just("link"), st.text(st.characters(blacklist_characters="\0", blacklist_categories=("Cs",)), min_size=1, max_size=40)),
+    st.tuples(
+        st.just("link"), st.text(st.characters(blacklist_characters="\0", blacklist_categories=("Cs",)), min_size=1, max_size=40)
+    ),
     st.tuples(st.just("fifo")),
 )
-TREE = st.dictionaries(NAME, st.recursive(LEAF, lambda below: st.dictionaries(NAME, below, max_size=4), max_leaves=12), max_size=6)
+TREE = st.dictionaries(
+    NAME, st.recursive(LEAF, lambda below: st.dictionaries(NAME, below, max_size=4), max_leaves=12), max_size=6
+)
 
 
 def plant(path: Path, tree: dict) -> None:  # type: ignore[type-arg]

@@ -10,9 +10,14 @@ from pybox.errors import ImageError
 from pybox.image import reference
 
 PART = st.from_regex(r"[a-z0-9]{1,8}((\.|__|_|-{1,2})[a-z0-9]{1,4}){0,2}", fullmatch=True)
-DOMAIN = st.sampled_from(["", "", "docker.io/", "quay.io/", "localhost/", "localhost:5000/", "reg.example.org:443/", "docker.io/library/"])
+DOMAIN = st.sampled_from(
+    ["", "", "docker.io/", "quay.io/", "localhost/", "localhost:5000/", "reg.example.org:443/", "docker.io/library/"]
+)
 TAG = st.one_of(st.just(""), st.from_regex(r":[A-Za-z0-9_][A-Za-z0-9_.-]{0,20}", fullmatch=True))
-NAMES = st.builds(lambda domain, parts, tag: domain + "/".join(parts) + tag, DOMAIN, st.lists(PART, min_size=1, max_size=3), TAG)
+FIRST = st.from_regex(r"[a-z0-9]{1,8}(-[a-z0-9]{1,4})?", fullmatch=True)  # with a dot it would be a registry
+NAMES = st.builds(
+    lambda domain, first, parts, tag: domain + "/".join([first, *parts]) + tag, DOMAIN, FIRST, st.lists(PART, max_size=2), TAG
+)
 
 
 @pytest.mark.parametrize(

@@ -51,7 +51,9 @@ def test_layer_paths_are_short_and_plain(here: Dirs) -> None:
     assert not below.strip("abcdefghijklmnopqrstuvwxyz0123456789/")
 
 
-@pytest.mark.parametrize("name", ["", "abc", "../../etc/passwd", "a%b", "x\0y", "tool:old", "f" * 5000, "\udcff", "@", "x@y", "sha256:", "TOOL"])
+@pytest.mark.parametrize(
+    "name", ["", "abc", "../../etc/passwd", "a%b", "x\0y", "tool:old", "f" * 5000, "\udcff", "@", "x@y", "sha256:", "TOOL"]
+)
 def test_an_absent_image_is_named_with_a_hint(here: Dirs, name: str) -> None:
     add(here, "tool")
     with pytest.raises(ImageNotFound) as caught:
@@ -226,9 +228,24 @@ def test_find_imports_nothing_heavy(here: Dirs) -> None:
         f"store.find(Dirs({here.store!r}, '/x'), 'tool'); print(*sys.modules)"
     )
     root = str(Path(store.__file__).parents[2])
-    out = subprocess.run([sys.executable, "-I", "-S", "-c", f"import sys; sys.path.insert(0, {root!r}); {code}"], capture_output=True, text=True)
+    out = subprocess.run(
+        [sys.executable, "-I", "-S", "-c", f"import sys; sys.path.insert(0, {root!r}); {code}"], capture_output=True, text=True
+    )
     assert out.stderr == ""
-    heavy = {"re", "json", "typing", "pathlib", "tarfile", "subprocess", "shutil", "hashlib", "dataclasses", "enum", "contextlib", "argparse"}
+    heavy = {
+        "re",
+        "json",
+        "typing",
+        "pathlib",
+        "tarfile",
+        "subprocess",
+        "shutil",
+        "hashlib",
+        "dataclasses",
+        "enum",
+        "contextlib",
+        "argparse",
+    }
     assert heavy & set(out.stdout.split()) == set()
 
 
