@@ -82,7 +82,7 @@ class Report:
             must, aim = ("-" if value is None else f"{value:g} x" for value in (bar.must, bar.aim))
             gone = next((name for name in (bar.who, bar.reference) if name in self.absent), None)
             if gone:
-                why = f"{gone if gone == bar.reference else 'pybox'}: {self.absent[gone]}"
+                why = f"{'pybox' if gone in OURS else gone} {self.absent[gone].partition(':')[0]}"
                 rows.append([bar.what, self._median(bar.who), "-", "-", bar.reference, must, aim, why])
                 continue
             ratios = [ours / theirs for ours, theirs in zip(self.rounds[bar.who], self.rounds[bar.reference], strict=True)]

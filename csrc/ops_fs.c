@@ -126,11 +126,13 @@ static int openat2_in(int dirfd, const char *path, uint64_t flags, uint64_t reso
  * /proc is a symlink would have everything written there go elsewhere (CVE-2019-19921). Made first, if the image lacks it. */
 int do_real_dir(struct pb_walk *w, const struct pb_row *r)
 {
-	int fd;
+	int fd = openat2_in(AT_FDCWD, text(w, r->a), O_PATH | O_DIRECTORY, RESOLVE_NO_SYMLINKS);
 
-	if (mkdir(text(w, r->a), 0755) < 0 && errno != EEXIST)
-		return -1;
-	fd = openat2_in(AT_FDCWD, text(w, r->a), O_PATH | O_DIRECTORY, RESOLVE_NO_SYMLINKS);
+	if (fd < 0 && errno == ENOENT) {
+		if (mkdir(text(w, r->a), 0755) < 0)
+			return -1;
+		fd = openat2_in(AT_FDCWD, text(w, r->a), O_PATH | O_DIRECTORY, RESOLVE_NO_SYMLINKS);
+	}
 	if (fd < 0)
 		return -1;
 	close(fd);

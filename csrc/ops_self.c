@@ -38,7 +38,7 @@ int do_dup(struct pb_walk *w, const struct pb_row *r)
 	int from = fd_of(w, r->fd);
 
 	/* the place may be taken by an fd that a later row wants: it moves away */
-	for (int i = 0; i < PB_SLOTS; i++)
+	for (int i = 0; i < w->report->slot_count; i++)
 		if (w->report->slots[i] == (int)r->x && i != r->fd && from != (int)r->x)
 			w->report->slots[i] = fcntl((int)r->x, F_DUPFD_CLOEXEC, 10);
 	/* dup3 refuses equal fds; then only the close-on-exec flag is to be set as asked */
@@ -143,11 +143,12 @@ int do_prctl(struct pb_walk *w, const struct pb_row *r)
 
 int do_leash(struct pb_walk *w, const struct pb_row *r)
 {
-	struct pollfd other = {.fd = fd_of(w, r->fd), .events = 0};
+	struct pollfd other = {.fd = fd_of(w, r->fd), .events = POLLIN};
 
 	if (poll(&other, 1, 0) < 0)
 		return -1;
-	if (other.revents & (POLLHUP | POLLERR)) {
+	/* a socket hangs up, a pidfd becomes readable */
+	if (other.revents) {
 		errno = EOWNERDEAD;
 		return -1;
 	}

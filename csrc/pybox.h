@@ -89,6 +89,7 @@ struct pb_report {
 	int32_t error;             /* its errno; 0: the process was killed in that row */
 	int32_t pid;
 	int32_t pidfd;
+	int32_t slot_count;        /* in: how many slots the plan names */
 	int32_t slots[PB_SLOTS];   /* in: fds of the parent; out: what rows opened, in the child's table */
 	uint64_t begun;            /* CLOCK_MONOTONIC, ns: just before the clone */
 	uint64_t done[PB_ROWS];    /* CLOCK_MONOTONIC, ns: when each row was finished */

@@ -159,8 +159,7 @@ def launch(program: Program, identity: str, fds: Mapping[str, int], leash: tuple
         blob[at : at + len(raw)] = raw
     report = ffi.new("struct pb_report *")
     slots = report.slots
-    for index in range(len(program.slots), lib.PB_SLOTS):
-        slots[index] = -1
+    report.slot_count = len(program.slots)
     for name, index in program.slots:
         slots[index] = fds.get(name, -1)
     rows = ffi.from_buffer("struct pb_row[]", program.rows)

@@ -57,9 +57,8 @@ class Runtime:
         self.facts = host.probe()
         self.reuse: dict[str, int] = {}
         self._once = allocate_lock()
+        self._pid = 0
         self._plans: dict[tuple[object, ...], Ready] = {}
-        for path in (self.dirs.state, self.dirs.store, self.dirs.uppers, f"{self.dirs.store}/mnt", f"{self.dirs.store}/scratch"):
-            directories.ensure(path, 0o711 if path == self.dirs.store else 0o700)
 
     def inputs(self, spec: Spec, keep_upper: bool = False) -> Inputs:
         """Read from disk what a plan needs. Raises ImageNotFound or SpecError."""
@@ -86,9 +85,23 @@ class Runtime:
         """Return the plan of a run, without running it."""
         return make(self.inputs(spec, keep_upper))
 
+    def _make_once(self, given: Inputs) -> None:
+        with self._once:  # threads share what is made once
+            if not self._pid:
+                self._make_directories()
+            if (given.spec.init or given.userns) and "program" not in self.reuse:
+                self.reuse["program"] = native.seal("pybox-init", native.init_program())
+            if self._pid != os.getpid():  # at first, and after a fork
+                self._pid, self.reuse["owner"] = os.getpid(), os.pidfd_open(os.getpid())
+
+    def _make_directories(self) -> None:
+        for path in (self.dirs.state, self.dirs.store, self.dirs.uppers, f"{self.dirs.store}/mnt", f"{self.dirs.store}/scratch"):
+            directories.ensure(path, 0o711 if path == self.dirs.store else 0o700)
+
     def run(self, spec: Spec, options: Options, started: Callable[[native.Child, str], None] | None = None) -> Result:
         """Run a container to its end. Raises a PyboxError when it can't be started; then nothing of it is left."""
         ready = self._ready(spec, options.keep)
+        self._make_once(ready.given)
         given, plan = ready.given, ready.plan
         claim = state.claim(self.dirs, options.name)
         desk = Desk(claim.identity, self.reuse)
@@ -142,16 +155,14 @@ class Runtime:
         given, plan = ready.given, ready.plan
         spec = given.spec
         groups = tuple((controller, desk.named(path)) for controller, path in plan.groups)
-        with self._once:  # threads share what is made once
-            if (spec.init or given.userns) and "program" not in self.reuse:
-                self.reuse["program"] = native.seal("pybox-init", native.init_program())
         streams = supervise.Streams(options.capture, options.feed)
-        leash = (-1, -1)
+        leash = (-1, -1)  # the socket to pybox-init
         try:
             for step in plan.prepare:
                 step.apply(desk)
-            leash = native.leash()
-            fds = {**desk.fds, **streams.given, "leash": leash[1], "program": self.reuse.get("program", -1)}
+            if spec.init:
+                leash = native.leash()
+            fds = {**self.reuse, **desk.fds, **streams.given, "leash": leash[1]}
             child = native.launch(ready.program, desk.identity, fds, leash, spec.init)
             leash = (leash[0], -1)
             if isinstance(child, native.Failure):
@@ -161,9 +172,7 @@ class Runtime:
                 os.write(journal, str(child.pid).encode())
                 if started is not None:
                     started(child, desk.identity)
-                end = supervise.follow(
-                    child, streams, leash[0] if spec.init else -1, options.timeout, lambda: _kill(child, groups)
-                )
+                end = supervise.follow(child, streams, leash[0], options.timeout, lambda: _kill(child, groups))
             finally:
                 os.close(child.pidfd)
             return _result(given, desk.identity, plan, desk, end, cgroup.bill(groups))

@@ -12,7 +12,7 @@ import os
 
 from pybox.dirs import Dirs
 from pybox.errors import ImageError
-from pybox.image import changes, config, layer, reference, store
+from pybox.image import changes, config, layer, store
 from pybox.image.changes import Locks, NewImage
 from pybox.image.config import JSON_MAX, obj, objects, strings, text
 from pybox.image.lock import Workspace
@@ -68,7 +68,7 @@ def load(dirs: Dirs, source: str, name: str | None = None) -> list[Loaded]:
     changes.prepare(dirs)
     try:
         with Workspace(dirs.store) as work:
-            shelf = open_shelf(source, work)
+            shelf = _open(source, work)
             try:
                 found = _images(shelf, _base_name(source))
                 if wanted is not None:
@@ -80,6 +80,15 @@ def load(dirs: Dirs, source: str, name: str | None = None) -> list[Loaded]:
                 shelf.close()
     except OSError as error:
         raise ImageError(f"loading {source}: {error.strerror or error}") from None
+
+
+def _open(source: str, work: str) -> Shelf:
+    try:
+        return open_shelf(source, work)
+    except ImageError as error:
+        if error.message.startswith((source, ascii(source))):
+            raise
+        raise ImageError(f"{source}: {error.message}", error.hint) from None
 
 
 def _bring_in(dirs: Dirs, shelf: Shelf, found: list[_Found], work: str) -> list[Loaded]:
@@ -274,8 +283,3 @@ def _read(shelf: Shelf, name: str) -> bytes:
         raise ImageError(f"{name}: {error}") from None
     finally:
         close(source)
-
-
-def spelled(names: tuple[str, ...]) -> str:
-    """Return names as a person would type them."""
-    return ", ".join(name.removesuffix(":latest") for name in names if reference.filename(name))

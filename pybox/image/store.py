@@ -196,9 +196,9 @@ def _is_digest(dirs: Dirs, entry: str, digest: str) -> bool:
 def _hint(dirs: Dirs, name: str) -> str:
     import difflib
 
-    known = list(names(dirs))
-    if near := difflib.get_close_matches(canonical(name), known, 1, 0.7):
-        return f"did you mean {near[0].removesuffix(':latest')}?"
+    known = [each.removesuffix(":latest") for each in names(dirs)]
+    if near := difflib.get_close_matches(canonical(name).removesuffix(":latest"), known, 1, 0.7):
+        return f"did you mean {near[0]}?"
     if name.partition(":")[0] in ("busybox", "debian", "python"):
         return "`make images` builds busybox, debian and python"
     return "`pybox images` lists what is here; `pybox import NAME TAR|DIR` or `pybox load` brings more; host needs no image"

@@ -108,7 +108,7 @@ def entries(tape: Tape) -> Iterator[tarfile.TarInfo]:
     Raises ImageError for anything that is no well-formed tar up to its end.
     """
     tar: tarfile.TarFile | None = None
-    last = "the archive"
+    last = ""
     try:
         tar = tarfile.TarFile(fileobj=tape, mode="r", encoding="utf-8", errors="surrogateescape")  # type: ignore[arg-type]
         while (entry := tar.next()) is not None:
@@ -121,9 +121,9 @@ def entries(tape: Tape) -> Iterator[tarfile.TarInfo]:
     except ImageError:
         raise
     except (tarfile.TarError, EOFError, zlib.error) as error:
-        raise ImageError(f"damaged at or after {shown(last)}: {error}") from None
+        raise ImageError(f"damaged at or after {shown(last)}: {error}" if last else f"not a tar: {error}") from None
     except (ValueError, OverflowError, IndexError, KeyError, TypeError, RecursionError, struct.error) as error:
-        raise ImageError(f"not a well-formed tar header at or after {shown(last)}: {error}") from None
+        raise ImageError(f"damaged at or after {shown(last)}: its header makes no sense: {error}") from None
     # tarfile takes a broken or missing header for the end; the end is a block of zeros, or the very end of the bytes.
     if tape.last_block and (len(tape.last_block) != 512 or tape.last_block.strip(b"\0")):
         raise ImageError(f"not a tar header, or cut short, at byte {tape.tell() - len(tape.last_block)} (after {shown(last)})")

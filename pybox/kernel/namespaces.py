@@ -8,6 +8,7 @@ with one               a first clone enters it (setns), a second makes the other
 from __future__ import annotations
 
 from pybox.errors import SpecError
+from pybox.kernel import cgroup
 from pybox.kernel.inputs import Inputs
 from pybox.steps.base import ChildStep, HostStep
 from pybox.steps.hostside import MakeUserNamespace
@@ -31,6 +32,8 @@ def flags(given: Inputs) -> tuple[str, ...]:
         ("CLONE_NEWIPC", spec.ipc == "private"),
         ("CLONE_NEWPID", spec.pid == "private"),
         ("CLONE_NEWNET", spec.network == "none"),
+        # with a group of its own the view must wait until it is joined, see OwnCgroupView
+        ("CLONE_NEWCGROUP", not cgroup.groups(given)),
     )
     return tuple(flag for flag, own in wanted if own)
 
@@ -87,7 +90,8 @@ def citizenship(given: Inputs) -> Iterator[ChildStep]:
 def steps(given: Inputs) -> Iterator[ChildStep]:
     """Yield what makes the new namespaces usable."""
     spec = given.spec
-    yield OwnCgroupView()
+    if cgroup.groups(given):
+        yield OwnCgroupView()
     yield NewSession()
     yield SetUmask(0)
     if spec.uts == "private":

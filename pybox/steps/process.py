@@ -295,17 +295,20 @@ class DieWithParent(ChildStep):
 
 
 class CheckLeash(ChildStep):
-    """Make sure that pybox is still there: it may have died before it could be noticed, and nobody would ever come back."""
+    """Make sure that pybox is still there: had it died before the step above, nobody would ever be told.
+
+    The fd is a pidfd of pybox, which becomes readable when that process has ended.
+    """
 
     call: ClassVar[str] = "poll"
-    man: ClassVar[str] = "poll(2)"
-    slot: str = "leash"
+    man: ClassVar[str] = "pidfd_open(2)"
+    slot: str = "owner"
 
     def describe(self) -> str:
         return "go on only if pybox is still alive"
 
     def calls(self) -> tuple[str, ...]:
-        return (f"poll([{{fd=<{self.slot}>, events=0}}], 1, 0)",)
+        return (f"poll([{{fd=<{self.slot}>, events=POLLIN}}], 1, 0)",)
 
     def lower(self, table: Table) -> None:
         table.row("PB_LEASH", fd=table.slot(self.slot))

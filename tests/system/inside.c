@@ -154,7 +154,7 @@ static int orphans(int count)
 }
 
 /* exchange A B: swap two names for ever */
-static int exchange(const char *a, const char *b)
+static _Noreturn void exchange(const char *a, const char *b)
 {
 	for (;;)
 		syscall(SYS_renameat2, AT_FDCWD, a, AT_FDCWD, b, 2 /* RENAME_EXCHANGE */);
@@ -262,7 +262,7 @@ int main(int argc, char **argv)
 	if (!strcmp(what, "orphans"))
 		return orphans(atoi(arg(2)));
 	if (!strcmp(what, "exchange"))
-		return exchange(arg(2), arg(3));
+		exchange(arg(2), arg(3));
 	if (!strcmp(what, "streams"))
 		return streams(strtoull(arg(2), NULL, 0));
 	if (!strcmp(what, "ids"))

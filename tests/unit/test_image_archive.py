@@ -212,6 +212,17 @@ def test_a_forged_layer_of_the_second_image_leaves_no_trace_of_the_first(here: D
     refused(here, str(path), f"layer {digest(UPPER)[7:19]}: ")
 
 
+def test_a_hostile_layer_names_its_layer_and_its_entry(here: Dirs, tmp_path: Path) -> None:
+    bad = tar(symlink("out", "/"), entry("out/canary", data=b"x"))
+    refused(
+        here, write(tmp_path, docker(docker_files(LOWER, bad))), f"layer {digest(bad)[7:19]}: out/canary: its path goes through"
+    )
+
+
+def test_a_file_that_is_no_archive_is_named(here: Dirs) -> None:
+    refused(here, __file__, f"{__file__}: not a tar: ")
+
+
 LIES: dict[str, tuple[Callable[[dict[str, bytes]], object], str]] = {
     "layer content": (lambda files: files.update({"0/layer.tar": UPPER}), "its content is sha256:"),
     "layer absent": (lambda files: files.pop("0/layer.tar"), "the archive has no 0/layer.tar"),

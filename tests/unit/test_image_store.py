@@ -67,6 +67,9 @@ def test_a_near_miss_is_told(here: Dirs) -> None:
     with pytest.raises(ImageNotFound, match="no image busbox") as caught:
         store.find(here, "busbox")
     assert caught.value.hint == "did you mean busybox?"
+    with pytest.raises(ImageNotFound) as caught:
+        store.find(here, "nothing")
+    assert "did you mean" not in str(caught.value.hint)
 
 
 def test_the_recipes_are_hinted_in_an_empty_store(here: Dirs) -> None:

@@ -1,0 +1,171 @@
+"""What all probes share: the facts, the settings that explain a refusal, and a place of doctor's own while it works.
+
+The place is a container's record like any other (state.py): claimed, locked, and with a journal of all that doctor makes on the
+host, written beforehand. So a doctor that is killed is cleaned up after by `pybox gc` or the next run.
+"""
+
+from __future__ import annotations
+
+import os
+from contextlib import contextmanager
+from time import time
+
+from pybox import dirs as directories
+from pybox import host, state
+from pybox.dirs import Dirs
+from pybox.errors import PyboxError
+from pybox.host import Facts, read
+from pybox.record import Record
+from pybox.undo import undo
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+NOBODY = 65534
+
+
+class Settings(Record):
+    """What is read only to explain a refusal; "" or 0 where this kernel does not have it."""
+
+    userns_clone: str = ""  # kernel.unprivileged_userns_clone, Debian's older kernels
+    max_userns: str = ""  # user.max_user_namespaces
+    apparmor_userns: str = ""  # kernel.apparmor_restrict_unprivileged_userns, Ubuntu from 23.10
+    seccomp: int = 0  # of our own process: 2 is a filter from outside
+    container: str = ""  # what kind of container we are in
+    machine: str = ""  # what kind of virtual machine
+    systemd: bool = False
+    program: str = ""  # of the interpreter, as AppArmor sees it
+
+
+class Host(Record):
+    """The host as the probes see it. ``scratch`` is a directory of doctor's own in the store, "" when none could be made."""
+
+    facts: Facts
+    dirs: Dirs
+    settings: Settings
+    plain: tuple[int, int]  # (uid, gid) of the plain user who is tried: the caller, or for root who called sudo, or nobody
+    identity: str = ""  # of doctor's record; its control groups have this name
+    scratch: str = ""
+    store_problem: str = ""
+    state_problem: str = ""
+
+
+def settings() -> Settings:
+    """Read them."""
+    import sys
+
+    seccomp = read("/proc/self/status").partition("Seccomp:")[2].split(None, 1)[:1]
+    return Settings(
+        userns_clone=read("/proc/sys/kernel/unprivileged_userns_clone").strip(),
+        max_userns=read("/proc/sys/user/max_user_namespaces").strip(),
+        apparmor_userns=read("/proc/sys/kernel/apparmor_restrict_unprivileged_userns").strip(),
+        seccomp=int(seccomp[0]) if seccomp else 0,
+        container=_container(),
+        machine=_machine(),
+        systemd=os.path.isdir("/run/systemd/system"),
+        program=os.path.realpath(sys.executable),
+    )
+
+
+def _container() -> str:
+    if os.path.exists("/run/.containerenv"):
+        return "podman"
+    if os.path.exists("/.dockerenv"):
+        return "docker"
+    for text in (read("/run/systemd/container"), read("/proc/1/environ").partition("container=")[2].partition("\0")[0]):
+        if text.strip():
+            return text.strip()
+    try:
+        # the initial PID namespace has a fixed number: PROC_PID_INIT_INO of include/linux/proc_ns.h
+        return "" if os.stat("/proc/self/ns/pid").st_ino == 0xEFFFFFFC else "some container"
+    except OSError:
+        return ""
+
+
+def _machine() -> str:
+    cpu = read("/proc/cpuinfo")
+    if "microsoft" in os.uname().release.lower():
+        return "WSL"
+    if "User Mode Linux" in cpu:
+        return "User Mode Linux"
+    vendor = read("/sys/class/dmi/id/sys_vendor").strip()
+    if " hypervisor" in cpu:
+        return f"virtual machine ({vendor})" if vendor else "virtual machine"
+    return ""
+
+
+def plain_user(uid: int, gid: int) -> tuple[int, int]:
+    """Return whose rights stand for a plain user's."""
+    if uid:
+        return uid, gid
+    sudo = os.environ.get("SUDO_UID", ""), os.environ.get("SUDO_GID", "")
+    if all(word.isdigit() and word != "0" for word in sudo):
+        return int(sudo[0]), int(sudo[1])
+    return NOBODY, NOBODY
+
+
+@contextmanager
+def opened() -> Iterator[Host]:
+    """Open a session: claim a record, journal the control groups and the scratch directory that it may make.
+
+    Where that is impossible the session says why and has no scratch. At the end everything is removed, also the directories of
+    the store and the state that were not there before.
+    """
+    facts, where = host.probe(), directories.current()
+    base = Host(facts, where, settings(), plain_user(facts.uid, facts.gid))
+    made = [*_missing(where.state), *_missing(where.store)]
+    claim = None
+    leaves: list[tuple[str, str]] = []
+    try:
+        problems = {
+            name: _make(path, mode) for name, path, mode in (("state", where.state, 0o700), ("store", where.store, 0o711))
+        }
+        if any(problems.values()):
+            yield base.replace(state_problem=problems["state"], store_problem=problems["store"])
+            return
+        try:
+            claim = state.claim(where)
+            scratch = f"{where.store}/doctor-{claim.identity}"
+            leaves = [("tree", scratch), *(("group", f"{path}/pybox-{claim.identity}") for path in _parents(facts))]
+            journal = {"schema": "pybox.container/1", "image": "doctor", "args": ["doctor"], "created": time(), "leaves": leaves}
+            state.write(claim, "journal", {**journal, "owner": os.getpid()})  # type: ignore[arg-type]
+            os.mkdir(scratch, 0o700)
+        except OSError as error:
+            what = "state_problem" if str(error.filename).startswith(where.state) else "store_problem"
+            yield base.replace(**{what: f"{error.filename}: {error.strerror}"})
+            return
+        yield base.replace(identity=claim.identity, scratch=scratch)
+    finally:
+        for verb, path in leaves:
+            undo(verb, path)
+        if claim is not None:
+            state.release(claim)
+        for path in reversed(made):
+            try:
+                os.rmdir(path)
+            except OSError:
+                pass  # another pybox has begun to use it, or it could not be made
+
+
+def _parents(facts: Facts) -> tuple[str, ...]:
+    unified = (facts.cgroups.unified,) if facts.cgroups.unified else ()
+    return (*unified, *(path for _, path in facts.cgroups.v1))
+
+
+def _missing(path: str) -> list[str]:
+    found = []
+    while path and not os.path.lexists(path):
+        found.insert(0, path)
+        path = os.path.dirname(path)
+    return found
+
+
+def _make(path: str, mode: int) -> str:
+    try:
+        directories.ensure(path, mode)
+    except PyboxError as error:
+        return error.message
+    except OSError as error:
+        return f"{error.filename or path}: {error.strerror}"
+    return ""

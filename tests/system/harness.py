@@ -1,0 +1,262 @@
+"""What the system tests share: the command line as a child process, the test image, what the host looks like.
+
+The same tests run on the hybrid host and inside User Mode Linux (tests/uml), which is slow and lacks things: what a kernel
+can't do is skipped with the reason, and nothing here is timed. TIMEOUT only ends what hangs.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import pybox
+from pybox import dirs, host
+from pybox.image.importing import import_
+from pybox.image.model import ImageConfig
+from pybox.native import Child
+from pybox.runtime import Options, Runtime
+from pybox.seen import Seen
+from pybox.spec import Spec
+
+TIMEOUT = 300  # seconds
+HERE = Path(__file__).resolve().parent
+PYBOX = (sys.executable, "-m", "pybox")
+DEFAULT_CAPS = 0x800405FB  # podman's eleven, see pybox/kernel/credentials.py
+LIBC = ctypes.CDLL(None, use_errno=True)
+
+
+def cli(*words: str, input: bytes | None = None, **options: object) -> subprocess.CompletedProcess[str]:
+    """Run `pybox WORDS` and return what it said."""
+    feed = {"input": input.decode()} if input is not None else {"stdin": subprocess.DEVNULL}
+    options = {"capture_output": True, "text": True, "timeout": TIMEOUT, "errors": "surrogateescape", **feed, **options}
+    return subprocess.run([*PYBOX, *words], check=False, **options)  # type: ignore[call-overload, no-any-return]
+
+
+def start(*words: str, **options: object) -> subprocess.Popen[bytes]:
+    """Start `pybox WORDS`; its stdout is a pipe."""
+    options = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, **options}
+    return subprocess.Popen([*PYBOX, *words], **options)  # type: ignore[call-overload, no-any-return]
+
+
+def shell(script: str, **options: object) -> pybox.Result:
+    """Run a shell script in the test image; the arguments are those of pybox.run."""
+    return pybox.run("busybox", ["sh", "-c", script], **options)  # type: ignore[arg-type]
+
+
+def said(result: pybox.Result) -> str:
+    """Return what a run wrote to stdout; fails, with its stderr, unless it ended with 0."""
+    assert result.ok, (result.reason, result.exit_code, result.stdout, result.stderr)
+    assert result.stdout is not None
+    return result.stdout.decode().rstrip("\n")
+
+
+def inside(*words: str, **options: object) -> str:
+    """Run tests/system/inside.c in the test image and return its verdict."""
+    return said(pybox.run("busybox", ["inside", *words], **options))  # type: ignore[arg-type]
+
+
+@contextmanager
+def running(spec: Spec) -> Iterator[tuple[Seen, Child, str]]:
+    """Start a container and look at it from outside while it runs; it is killed at the end."""
+    from queue import Queue
+    from signal import SIGKILL, pidfd_send_signal
+    from threading import Event, Thread
+
+    begun: Queue[tuple[Child, str] | BaseException] = Queue()
+    looked = Event()
+
+    def started(child: Child, identity: str) -> None:
+        begun.put((child, identity))
+        looked.wait(TIMEOUT)
+        try:
+            pidfd_send_signal(child.pidfd, SIGKILL)
+        except ProcessLookupError:
+            pass
+
+    def run() -> None:
+        try:
+            Runtime(dirs.current()).run(spec, Options(capture=True), started)
+        except BaseException as error:
+            begun.put(error)
+
+    thread = Thread(target=run)
+    thread.start()
+    try:
+        first = begun.get(timeout=TIMEOUT)
+        if isinstance(first, BaseException):
+            raise first
+        yield Seen(first[0].pid, first[1]), *first
+    finally:
+        looked.set()
+        thread.join()
+
+
+def eventually(question: Callable[[], bool]) -> bool:
+    """Ask again and again until the answer is yes; False when it never is."""
+    limit = time.monotonic() + TIMEOUT
+    while not question():
+        if time.monotonic() > limit:
+            return False
+        time.sleep(0.01)
+    return True
+
+
+# --- the image ---------------------------------------------------------------------------------------------------------------
+
+BUSYBOX = next((path for path in ("/bin/busybox", "/usr/bin/busybox") if os.path.exists(path)), "")
+
+
+@functools.cache
+def _inside_program(folder: Path) -> Path:
+    made = folder / "inside"
+    subprocess.run(["gcc", "-static", "-O1", "-Wall", "-Wextra", "-Werror", "-o", made, HERE / "inside.c"], check=True)
+    return made
+
+
+def make_tree(root: Path, work: Path) -> Path:
+    """Make the root file system of the test image: busybox, inside, a user alice, and the empty places that are mounted over."""
+    for name in ("bin", "dev", "etc", "home/alice", "proc", "root", "run", "sys", "tmp", "usr/bin", "var"):
+        (root / name).mkdir(parents=True)
+    (root / "root").chmod(0o700)
+    (root / "tmp").chmod(0o1777)
+    os.chown(root / "home/alice", 1000, 1000)
+    shutil.copy2(BUSYBOX, root / "bin/busybox")
+    for applet in subprocess.run([BUSYBOX, "--list"], capture_output=True, text=True, check=True).stdout.split():
+        if applet != "busybox":
+            (root / "bin" / applet).symlink_to("busybox")
+    shutil.copy2(_inside_program(work), root / "bin/inside")
+    (root / "etc/passwd").write_text("root:x:0:0:root:/root:/bin/sh\nalice:x:1000:1000::/home/alice:/bin/sh\n")
+    (root / "etc/group").write_text("root:x:0:\ntty:x:5:\nalice:x:1000:\nwheel:x:10:alice\nvideo:x:44:bob,alice\n")
+    for name in ("hosts", "hostname", "resolv.conf"):
+        (root / "etc" / name).touch()
+    return root
+
+
+class Images:
+    """Makes variants of the test image."""
+
+    def __init__(self, tree: Path, work: Path) -> None:
+        self.tree, self.work, self.count = tree, work, 0
+
+    def __call__(self, change: Callable[[Path], object] | None = None, config: ImageConfig | None = None) -> str:
+        """Import a copy of the test image's tree after a change to it; return the new image's name."""
+        self.count += 1
+        name = f"variant{self.count}"
+        copy = self.work / name
+        shutil.copytree(self.tree, copy, symlinks=True)
+        os.chown(copy / "home/alice", 1000, 1000)
+        if change is not None:
+            change(copy)
+        import_(dirs.current(), name, str(copy), run=config)
+        shutil.rmtree(copy)
+        return name
+
+
+# --- the host ----------------------------------------------------------------------------------------------------------------
+
+PURE_V2 = host.probe().cgroups.pure
+
+
+def children() -> dict[int, str]:
+    """Return our children and their states; "Z" is a zombie."""
+    found, me = {}, str(os.getpid())
+    for name in os.listdir("/proc"):
+        if name.isdigit():
+            try:
+                fields = Path(f"/proc/{name}/stat").read_text().rpartition(")")[2].split()
+            except OSError:
+                continue
+            if fields[1] == me:
+                found[int(name)] = fields[0]
+    return found
+
+
+def groups() -> set[str]:
+    """Return the control groups of pybox's, in all hierarchies."""
+    return {f"{path}/{name}" for path, names, _ in os.walk("/sys/fs/cgroup") for name in names if name.startswith("pybox")}
+
+
+def below(*folders: str) -> set[str]:
+    """Return all paths below some directories."""
+    found = set()
+    for folder in folders:
+        for path, names, files in os.walk(folder):
+            found |= {f"{path}/{name}" for name in (*names, *files)}
+    return found
+
+
+def _fds() -> dict[str, str]:
+    found = {}
+    for fd in os.listdir("/proc/self/fd"):
+        try:
+            target = os.readlink(f"/proc/self/fd/{fd}")
+        except OSError:
+            continue
+        # one sealed pybox-init and one fd of each kind of user namespace are kept for the next run, by design
+        if not target.startswith(("/memfd:pybox-init", "user:[")):
+            found[fd] = target
+    return found
+
+
+def _self() -> dict[str, str]:
+    status = Path("/proc/self/status").read_text().splitlines()
+    fields = dict(line.split(":\t", 1) for line in status if ":\t" in line)
+    kept = {name: fields.get(name, "") for name in ("Umask", "Uid", "Gid", "Groups", "SigBlk", "SigIgn", "CapEff", "NoNewPrivs")}
+    kept["dumpable"] = str(LIBC.prctl(3, 0, 0, 0, 0))  # PR_GET_DUMPABLE
+    kept["cwd"] = os.getcwd()
+    for kind in os.listdir("/proc/self/ns"):
+        kept[kind] = os.readlink(f"/proc/self/ns/{kind}")
+    return kept
+
+
+Snapshot = Mapping[str, object]
+
+
+def snapshot() -> Snapshot:
+    """Return all of the host that a container could have changed, and of this process that a launch could."""
+    where = dirs.current()
+    return {
+        "mounts": [line.split(" ", 3)[3] for line in Path("/proc/self/mountinfo").read_text().splitlines()],
+        "groups": groups(),
+        "links": {line.partition(":")[0].strip() for line in Path("/proc/self/net/dev").read_text().splitlines()[2:]},
+        "children": set(children()),
+        "fds": _fds(),
+        "self": _self(),
+        "hostname": os.uname().nodename,
+        "state": below(where.state) - {f"{where.state}/names"},
+        "store": below(where.uppers, f"{where.store}/mnt", f"{where.store}/scratch"),
+    }
+
+
+def reap_orphans(before: Snapshot) -> None:
+    """Reap what a killed pybox left for its subreaper, which we are; only the dead, the living are a leak."""
+    known = before["children"]
+    assert isinstance(known, set)
+    for pid, state in children().items():
+        if pid not in known and state == "Z":
+            os.waitpid(pid, 0)
+
+
+def differences(before: Snapshot) -> dict[str, object]:
+    """Return what is not as it was."""
+    reap_orphans(before)
+    after = snapshot()
+    found: dict[str, object] = {}
+    for name in before:
+        was, now = before[name], after[name]
+        if was != now:
+            if isinstance(was, set) and isinstance(now, set):
+                found[name] = {"new": now - was, "gone": was - now}
+            elif isinstance(was, dict) and isinstance(now, dict):
+                found[name] = {"new": dict(now.items() - was.items()), "gone": dict(was.items() - now.items())}
+            else:
+                found[name] = {"was": was, "is": now}
+    return found
