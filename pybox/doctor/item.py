@@ -60,14 +60,14 @@ class Item(Record):
 class Report(Record):
     """What was found. ``single``: only one matter was asked for, and the verdict is about that one."""
 
-    items: tuple[Item, ...]
+    found: tuple[Item, ...]
     purpose: Purpose
     single: bool = False
 
     @property
     def blockers(self) -> tuple[Item, ...]:
         """The failures that stand in the way of the purpose."""
-        return tuple(item for item in self.items if item.level == "fail" and (self.single or self.purpose in item.blocks))
+        return tuple(item for item in self.found if item.level == "fail" and (self.single or self.purpose in item.blocks))
 
     @property
     def usable(self) -> bool:
@@ -80,5 +80,5 @@ class Report(Record):
             "schema": "pybox.doctor/1",
             "usable": self.usable,
             "for": self.purpose,
-            "items": [item.to_json() for item in self.items],
+            "items": [item.to_json() for item in self.found],
         }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno as errnos
 import os
+from contextlib import contextmanager
 
 from pybox import native
 from pybox.doctor.item import Item
@@ -11,30 +12,64 @@ from pybox.doctor.kernel import OUTER_SECCOMP
 from pybox.doctor.session import Host, Settings
 from pybox.doctor.trial import NAMESPACES, Outcome, attempt, become, call, enter_user_namespace, mount, unshare
 from pybox.errors import PyboxError
+from pybox.kernel.namespaces import FIRST_ID, ID_COUNT
 from pybox.record import Record
 from pybox.steps.base import Desk
 from pybox.steps.hostside import MakeUserNamespace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from pybox.fastjson import Json
 
 
 def userns(host: Host) -> Item:
     """Make a user namespace as the caller, and for root also as a plain user, and do in it what a container does."""
-    plain = attempt(lambda: _use_user_namespace(host, plain=True))
-    root = attempt(lambda: _use_user_namespace(host, plain=False)) if host.facts.root else None
-    return judge_userns(plain, root, host.plain[0], host.settings)
+    plain = attempt(lambda: _as_plain_user(host))
+    return judge_userns(plain, _by_root() if host.facts.root else None, host.plain[0], host.settings)
 
 
-def _use_user_namespace(host: Host, plain: bool) -> Json:
-    if plain and host.facts.root:
+def _as_plain_user(host: Host) -> Json:
+    if host.facts.root:
         become(*host.plain)
     enter_user_namespace()
+    return _be_its_citizen()
+
+
+def _by_root() -> Outcome:
+    ids = ((0, FIRST_ID, ID_COUNT),)
+    try:
+        with _made(MakeUserNamespace(ids, ids)) as fd:
+            return attempt(lambda: _as_mapped_root(fd))
+    except OSError as error:
+        return Outcome(call=str(error.filename or "clone3(CLONE_NEWUSER)"), errno=error.errno or errnos.EIO)
+
+
+def _as_mapped_root(fd: int) -> Json:
+    call("setns(CLONE_NEWUSER)", "setns", fd, native.number("CLONE_NEWUSER"))
+    os.setresgid(0, 0, 0)
+    os.setresuid(0, 0, 0)
+    return _be_its_citizen()
+
+
+def _be_its_citizen() -> Json:
     unshare(*NAMESPACES)
     mount("tmpfs", "/", "tmpfs")
     call("sethostname", "sethostname", b"doctor", 6)
     return True
+
+
+@contextmanager
+def _made(step: MakeUserNamespace) -> Iterator[int]:
+    """Yield the fd of a user namespace made as a run makes it. Raises OSError or PyboxError."""
+    desk = Desk("", {"program": native.seal("pybox-init", native.init_program())})
+    try:
+        step.apply(desk)
+        yield desk.fds["userns"]
+    finally:
+        for fd in desk.reuse.values():
+            os.close(fd)
 
 
 def judge_userns(plain: Outcome, root: Outcome | None, uid: int, settings: Settings) -> Item:
@@ -101,18 +136,15 @@ def subuid(host: Host) -> Item:
     ranges = Ranges(facts.uid, facts.subuid, facts.subgid)
     if facts.subuid and facts.subgid:
         step = MakeUserNamespace(((0, facts.uid, 1), (1, *facts.subuid)), ((0, facts.gid, 1), (1, *facts.subgid)), helper=True)
-        desk = Desk("", {"program": native.seal("pybox-init", native.init_program())})
         try:
-            step.apply(desk)
+            with _made(step):
+                pass
         except FileNotFoundError:
             ranges = ranges.replace(problem="newuidmap is not installed", hint="sudo apt install uidmap")
         except OSError as error:
             ranges = ranges.replace(problem=f"{error.filename}: {error.strerror}")
         except PyboxError as error:
             ranges = ranges.replace(problem=error.message, hint=error.hint or "")
-        finally:
-            for fd in desk.reuse.values():
-                os.close(fd)
     return judge_subuid(ranges)
 
 
@@ -168,7 +200,7 @@ def _fresh_proc(host: Host) -> Json:
     os.waitpid(pid, 0)
     if int(number):
         raise OSError(int(number), os.strerror(int(number)), rest)
-    return rest.split()
+    return [*rest.split()]
 
 
 def judge_proc(outcome: Outcome, settings: Settings) -> Item:

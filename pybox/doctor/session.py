@@ -10,9 +10,8 @@ import os
 from contextlib import contextmanager
 from time import time
 
-from pybox import dirs as directories
 from pybox import host, state
-from pybox.dirs import Dirs
+from pybox.dirs import Dirs, ensure
 from pybox.errors import PyboxError
 from pybox.host import Facts, read
 from pybox.record import Record
@@ -21,6 +20,8 @@ from pybox.undo import undo
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from pybox.fastjson import Json
 
 NOBODY = 65534
 
@@ -68,19 +69,23 @@ def settings() -> Settings:
     )
 
 
+# The numbers of the namespaces that the machine began with: include/linux/proc_ns.h. Marks like /.dockerenv alone don't tell: a
+# virtual machine's disk may have been made from a container image.
+_FIRST = (("uts", 0xEFFFFFFE), ("user", 0xEFFFFFFD), ("pid", 0xEFFFFFFC), ("cgroup", 0xEFFFFFFB))
+
+
 def _container() -> str:
+    try:
+        if all(os.stat(f"/proc/self/ns/{kind}").st_ino == number for kind, number in _FIRST):
+            return ""
+    except OSError:
+        return ""
     if os.path.exists("/run/.containerenv"):
         return "podman"
     if os.path.exists("/.dockerenv"):
         return "docker"
-    for text in (read("/run/systemd/container"), read("/proc/1/environ").partition("container=")[2].partition("\0")[0]):
-        if text.strip():
-            return text.strip()
-    try:
-        # the initial PID namespace has a fixed number: PROC_PID_INIT_INO of include/linux/proc_ns.h
-        return "" if os.stat("/proc/self/ns/pid").st_ino == 0xEFFFFFFC else "some container"
-    except OSError:
-        return ""
+    named = read("/run/systemd/container").strip() or read("/proc/1/environ").partition("container=")[2].partition("\0")[0]
+    return named or "unknown kind"
 
 
 def _machine() -> str:
@@ -106,13 +111,13 @@ def plain_user(uid: int, gid: int) -> tuple[int, int]:
 
 
 @contextmanager
-def opened() -> Iterator[Host]:
+def opened(where: Dirs) -> Iterator[Host]:
     """Open a session: claim a record, journal the control groups and the scratch directory that it may make.
 
     Where that is impossible the session says why and has no scratch. At the end everything is removed, also the directories of
     the store and the state that were not there before.
     """
-    facts, where = host.probe(), directories.current()
+    facts = host.probe()
     base = Host(facts, where, settings(), plain_user(facts.uid, facts.gid))
     made = [*_missing(where.state), *_missing(where.store)]
     claim = None
@@ -128,8 +133,7 @@ def opened() -> Iterator[Host]:
             claim = state.claim(where)
             scratch = f"{where.store}/doctor-{claim.identity}"
             leaves = [("tree", scratch), *(("group", f"{path}/pybox-{claim.identity}") for path in _parents(facts))]
-            journal = {"schema": "pybox.container/1", "image": "doctor", "args": ["doctor"], "created": time(), "leaves": leaves}
-            state.write(claim, "journal", {**journal, "owner": os.getpid()})  # type: ignore[arg-type]
+            os.close(state.open_journal(claim, _journal(leaves)))
             os.mkdir(scratch, 0o700)
         except OSError as error:
             what = "state_problem" if str(error.filename).startswith(where.state) else "store_problem"
@@ -148,13 +152,25 @@ def opened() -> Iterator[Host]:
                 pass  # another pybox has begun to use it, or it could not be made
 
 
+def _journal(leaves: list[tuple[str, str]]) -> dict[str, Json]:
+    return {
+        "schema": "pybox.container/1",
+        "name": "",
+        "image": "",
+        "args": ["pybox", "doctor"],
+        "created": time(),
+        "owner": os.getpid(),
+        "leaves": [list(leaf) for leaf in leaves],
+    }
+
+
 def _parents(facts: Facts) -> tuple[str, ...]:
     unified = (facts.cgroups.unified,) if facts.cgroups.unified else ()
     return (*unified, *(path for _, path in facts.cgroups.v1))
 
 
 def _missing(path: str) -> list[str]:
-    found = []
+    found: list[str] = []
     while path and not os.path.lexists(path):
         found.insert(0, path)
         path = os.path.dirname(path)
@@ -163,7 +179,7 @@ def _missing(path: str) -> list[str]:
 
 def _make(path: str, mode: int) -> str:
     try:
-        directories.ensure(path, mode)
+        ensure(path, mode)
     except PyboxError as error:
         return error.message
     except OSError as error:

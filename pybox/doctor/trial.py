@@ -86,7 +86,7 @@ def _answer(act: Callable[[], Json], pipe: int, doctor: int) -> NoReturn:
 def _listen(pipe: int, seconds: float) -> str | None:
     watch = select.poll()
     watch.register(pipe, select.POLLIN)
-    parts = []
+    parts: list[bytes] = []
     while watch.poll(seconds * 1000):
         part = os.read(pipe, 65536)
         if not part:
@@ -155,7 +155,6 @@ def enter_user_namespace() -> None:
     """Enter a new user namespace with one id, the caller's, as root. user_namespaces(7). Raises OSError."""
     uid, gid = os.geteuid(), os.getegid()
     unshare("CLONE_NEWUSER")
-    if uid:
-        write("/proc/self/setgroups", "deny")
+    write("/proc/self/setgroups", "deny")  # the kernel's condition for a gid map written from inside
     write("/proc/self/uid_map", f"0 {uid} 1")
     write("/proc/self/gid_map", f"0 {gid} 1")

@@ -95,6 +95,7 @@ def stack(given: Inputs) -> Iterator[ChildStep]:
             flags = ["MOUNT_ATTR_RDONLY"] if mount.read_only else []
             flags += ["MOUNT_ATTR_NOSUID"] if kind == "device" else ["MOUNT_ATTR_NOSUID", "MOUNT_ATTR_NODEV"]
             yield SetMountFlags(f"volume{number}", tuple(flags))
+    yield GoTo("mnt")
 
 
 def _relative(layer: str, store: str) -> str:
@@ -122,8 +123,12 @@ def _host_sources(given: Inputs) -> Iterator[tuple[str, str]]:
 def steps(given: Inputs) -> Iterator[ChildStep]:
     """Yield the change of root and everything mounted from inside it."""
     if given.mapped_by_root:
-        yield BindOnItself("mnt")  # a mount inherited across a user namespace is locked, and pivot_root refuses it
-    yield GoTo("mnt")
+        # a mount inherited across a user namespace is locked, and pivot_root refuses it: a copy of one's own is not. No path
+        # is walked, because root of the container is nobody on the host and may not even look into the store.
+        yield OpenSource(".", "root", recursive=False)
+        yield OpenTarget(".", "at:root")
+        yield PlaceMount("root", "at:root", ".")
+        yield EnterPlace("root", ".")
     yield PivotRoot()
     yield from _proc_and_sys(given)
     yield from _dev(given)

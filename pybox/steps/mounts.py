@@ -186,7 +186,7 @@ class PlaceMount(ChildStep):
 
     def check(self, seen: Seen) -> bool:
         # the path may have led through a symlink of the image, so any mount of that last name will do
-        name = self.path.rstrip("/").rsplit("/", 1)[-1]
+        name = self.path.strip("./").rsplit("/", 1)[-1]
         found = [mount for mount in seen.mounts() if mount.target.rsplit("/", 1)[-1] == name]
         return bool(found) and (not self.read_only or "ro" in found[-1].options)
 

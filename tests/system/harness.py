@@ -18,11 +18,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pybox
-from pybox import dirs, host
+from pybox import api, dirs, host
 from pybox.image.importing import import_
 from pybox.image.model import ImageConfig
 from pybox.native import Child
-from pybox.runtime import Options, Runtime
+from pybox.runtime import Options
 from pybox.seen import Seen
 from pybox.spec import Spec
 
@@ -83,7 +83,7 @@ def running(spec: Spec) -> Iterator[tuple[Seen, Child, str]]:
 
     def run() -> None:
         try:
-            Runtime(dirs.current()).run(spec, Options(capture=True), started)
+            api._SHARED.runtime().run(spec, Options(capture=True), started)
         except BaseException as error:
             begun.put(error)
 

@@ -1,0 +1,220 @@
+"""SIGKILL at any moment: what a dead pybox leaves is found in its journal and undone by the next one.
+
+The moments are enumerated from the plan itself. On the host's side a process kills itself between two steps; on the inside the
+new process is held at a row (a write to a full pipe blocks), and then pybox, which sleeps until it execs, is killed from outside.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+from harness import cli, eventually
+
+from pybox import dirs, runtime, state
+from pybox.runtime import Options, Ready, Runtime
+from pybox.spec import Limits, Mount, Spec
+from pybox.steps.base import ChildStep, Desk, HostStep
+from pybox.undo import undo
+
+
+class Die(HostStep):
+    """A step that ends the process that makes it."""
+
+    def apply(self, desk: Desk) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+class Gate(ChildStep):
+    """A row at which the new process waits until somebody reads the pipe that is its stderr."""
+
+    def lower(self, table: object) -> None:
+        table.row("PB_WRITE_FD", fd=table.slot("stderr"), a=table.text("x"))  # type: ignore[attr-defined]
+
+
+SPECS = {
+    "default": (Spec(image="busybox", args=("sleep", "60")), False),
+    "kept and limited": (
+        Spec(
+            image="busybox",
+            args=("sleep", "60"),
+            limits=Limits(memory=64 << 20, pids=16),
+            mounts=(Mount("/data", source="/etc"),),
+        ),
+        True,
+    ),
+    "no init, on disk": (Spec(image="busybox", args=("sleep", "60"), init=False, upper="disk"), False),
+    "user namespace": (Spec(image="busybox", args=("sleep", "60"), userns=True), False),
+}
+CASES = pytest.mark.parametrize(("spec", "keep"), SPECS.values(), ids=SPECS.keys())
+
+
+@contextlib.contextmanager
+def fork() -> "contextlib.AbstractContextManager[int]":  # type: ignore[misc]
+    """A child that runs the body once (pid 0) and never comes back from it."""
+    pid = os.fork()
+    if pid == 0:
+        try:
+            yield 0
+        except BaseException as error:
+            os.write(1, f"the doomed pybox failed by itself: {error!r}\n".encode())
+        finally:
+            os._exit(99)
+    yield pid
+
+
+def leftovers(where: dirs.Dirs) -> list[str]:
+    """Return what is in the state directory and among the writable layers."""
+    found = [name for name in os.listdir(where.state) if name != "names"]
+    return (
+        found + os.listdir(where.uppers) + (os.listdir(f"{where.state}/names") if os.path.isdir(f"{where.state}/names") else [])
+    )
+
+
+def swept_clean(where: dirs.Dirs) -> None:
+    """Assert that the next command mends everything, and that a second one finds nothing to do."""
+    done = cli("gc")
+    assert done.returncode == 0, done.stderr
+    assert leftovers(where) == []
+    assert cli("gc").stdout == "nothing to clean up\n"
+
+
+@CASES
+def test_sigkill_between_any_two_steps_on_the_host_leaves_nothing_after_gc(store: dirs.Dirs, spec: Spec, keep: bool) -> None:
+    steps = len(Runtime(store).plan(spec, keep).prepare)
+    for moment in range(steps + 1):
+        with fork() as pid:
+            if pid == 0:
+                mine = Runtime(store)
+                ready = mine._ready(spec, keep)
+                prepare = (*ready.plan.prepare[:moment], Die(), *ready.plan.prepare[moment:])
+                broken = ready.replace(plan=ready.plan.replace(prepare=prepare))
+                mine._ready = lambda spec, keep: broken  # type: ignore[method-assign, assignment]
+                mine.run(spec, Options(keep=keep, name="doomed"))
+        assert os.waitpid(pid, 0)[1] == signal.SIGKILL, moment
+        assert leftovers(store) != []
+        swept_clean(store)
+
+
+@CASES
+def test_sigkill_at_any_row_inside_leaves_no_process_and_nothing_after_gc(store: dirs.Dirs, spec: Spec, keep: bool) -> None:
+    rows = len(Runtime(store).plan(spec, keep).inside)
+    for moment in range(1, rows):
+        if moment == rows - 1 and spec.init:
+            continue  # the last row is pybox-init's, in a process of its own: the next test
+        reader, writer = os.pipe()
+        fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, 4096)
+        os.write(writer, b"." * 4096)
+        with fork() as pid:
+            if pid == 0:
+                os.dup2(writer, 2)
+                mine = Runtime(store)
+                ready = mine._ready(spec, keep)
+                plan = ready.plan.replace(inside=(*ready.plan.inside[:moment], Gate(), *ready.plan.inside[moment:]))
+                broken = Ready(ready.given, plan, plan.lower())
+                mine._ready = lambda spec, keep: broken  # type: ignore[method-assign, assignment]
+                mine.run(spec, Options(keep=keep, name="doomed"))
+        held = eventually_held(pid)
+        os.kill(pid, signal.SIGKILL)
+        assert os.waitpid(pid, 0)[1] == signal.SIGKILL
+        os.close(writer)
+        os.read(reader, 65536)  # the gate opens: the new process goes on, alone in the world
+        assert eventually(lambda held=held: all(gone(child) for child in held)), (moment, held)
+        os.close(reader)
+        swept_clean(store)
+
+
+def eventually_held(pid: int) -> list[int]:
+    """Wait until a descendant of pybox sits in a write; return all descendants."""
+    limit = time.monotonic() + 60
+    while time.monotonic() < limit:
+        found = descendants(pid)
+        for child in found:
+            with contextlib.suppress(OSError):
+                if Path(f"/proc/{child}/wchan").read_text().endswith("pipe_write"):
+                    return found
+        if os.waitpid(pid, os.WNOHANG)[0]:
+            raise AssertionError("pybox ended before the gate")
+        time.sleep(0.002)
+    raise AssertionError(f"nobody waits at the gate: {[(c, Path(f'/proc/{c}/wchan').read_text()) for c in descendants(pid)]}")
+
+
+def descendants(pid: int) -> list[int]:
+    """Return the children of a process, and theirs."""
+    found = []
+    with contextlib.suppress(OSError):
+        for task in os.listdir(f"/proc/{pid}/task"):
+            for child in Path(f"/proc/{pid}/task/{task}/children").read_text().split():
+                found += [int(child), *descendants(int(child))]
+    return found
+
+
+def gone(pid: int) -> bool:
+    """Return whether a process has ended; reaps it if it has become ours."""
+    with contextlib.suppress(ChildProcessError):
+        os.waitpid(pid, os.WNOHANG)
+    return not os.path.exists(f"/proc/{pid}")
+
+
+@CASES
+def test_sigkill_while_the_command_runs_ends_it_and_leaves_nothing_after_gc(store: dirs.Dirs, spec: Spec, keep: bool) -> None:
+    reader, writer = os.pipe()
+    with fork() as pid:
+        if pid == 0:
+            Runtime(store).run(spec, Options(keep=keep), lambda child, identity: os.write(writer, b"%d" % child.pid) and None)
+    child = int(os.read(reader, 100))
+    os.close(reader), os.close(writer)
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+    assert eventually(lambda: gone(child))
+    swept_clean(store)
+
+
+@CASES
+def test_sigkill_before_any_undo_leaves_nothing_after_gc(
+    store: dirs.Dirs, spec: Spec, keep: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = spec.replace(args=("true",))
+    leaves = len(Runtime(store).plan(spec, keep).leaves())
+    for moment in range(leaves + 1):
+        count = [0]
+
+        def undo_or_die(verb: str, path: str, moment: int = moment, count: list[int] = count) -> None:
+            if count[0] == moment:
+                os.kill(os.getpid(), signal.SIGKILL)
+            count[0] += 1
+            undo(verb, path)
+
+        monkeypatch.setattr(runtime, "undo", undo_or_die)
+        with fork() as pid:
+            if pid == 0:
+                Runtime(store).run(spec, Options(keep=keep, name="" if keep else "doomed"))
+                os.kill(os.getpid(), signal.SIGKILL)
+        os.waitpid(pid, 0)
+        if keep:  # it had ended and is listed: only `rm` may forget it
+            (entry,) = state.entries(store)
+            assert entry.status == "exited"
+            assert cli("rm", entry.identity).returncode == 0
+        swept_clean(store)
+
+
+def test_gc_leaves_alone_what_is_alive(store: dirs.Dirs) -> None:
+    ready, writer = os.pipe()
+    with fork() as pid:
+        if pid == 0:
+            spec = Spec(image="busybox", args=("sleep", "60"), upper="disk", limits=Limits(pids=9))
+            Runtime(store).run(spec, Options(), lambda child, identity: os.write(writer, identity.encode()) and None)
+    identity = os.read(ready, 12).decode()
+    os.close(ready), os.close(writer)
+    assert cli("gc").stdout == "nothing to clean up\n"
+    assert os.path.isdir(f"{store.uppers}/{identity}")
+    assert state.find(store, identity).status == "running"
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+    assert eventually(lambda: state.find(store, identity).status == "dead")
+    swept_clean(store)
