@@ -58,7 +58,7 @@ static long clone3_call(struct clone_args *args, void (*start)(void *), void *ar
 	return ret;
 }
 
-long pb_clone3(uint64_t flags, int exit_signal, int cgroup, int *pidfd, void *stack, size_t size, void (*start)(void *), void *arg)
+long pb_clone3(uint64_t flags, int exit_signal, int cgroup, void *stack, size_t size, void (*start)(void *), void *arg)
 {
 	struct clone_args args;
 
@@ -70,10 +70,6 @@ long pb_clone3(uint64_t flags, int exit_signal, int cgroup, int *pidfd, void *st
 	if (cgroup >= 0) {
 		args.flags |= CLONE_INTO_CGROUP;
 		args.cgroup = (unsigned)cgroup;
-	}
-	if (pidfd) {
-		args.flags |= CLONE_PIDFD;
-		args.pidfd = (uintptr_t)pidfd;
 	}
 	return clone3_call(&args, start, arg);
 }
@@ -97,7 +93,7 @@ int pb_holder(uint64_t flags, int program)
 		return -ENOMEM;
 	sigfillset(&all);
 	pthread_sigmask(SIG_BLOCK, &all, &before);
-	pid = pb_clone3(flags | CLONE_VM | CLONE_VFORK | CLONE_CLEAR_SIGHAND, SIGCHLD, -1, NULL, stack, PB_STACK, hold, &program);
+	pid = pb_clone3(flags | CLONE_VM | CLONE_VFORK | CLONE_CLEAR_SIGHAND, SIGCHLD, -1, stack, PB_STACK, hold, &program);
 	pthread_sigmask(SIG_SETMASK, &before, NULL);
 	free(stack);
 	return (int)pid;

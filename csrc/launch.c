@@ -58,7 +58,7 @@ static _Noreturn void hand_over(struct pb_walk *walk, const struct pb_row *row)
 
 	walk->report->done[walk->next] = pb_now();
 	walk->next++;
-	pid = pb_clone3(row->x | CLONE_PARENT | CLONE_VM | CLONE_VFORK | CLONE_CLEAR_SIGHAND, 0, -1, NULL, walk->stack[1], PB_STACK,
+	pid = pb_clone3(row->x | CLONE_PARENT | CLONE_VM | CLONE_VFORK | CLONE_CLEAR_SIGHAND, 0, -1, walk->stack[1], PB_STACK,
 			start_walk, walk);
 	if (pid < 0) {
 		walk->next--;
@@ -189,7 +189,7 @@ int pb_launch(const struct pb_row *rows, uint32_t count, const char *blob, struc
 	dumpable_keep();
 	report->begun = pb_now();
 	pid = pb_clone3(rows[0].x | CLONE_VM | CLONE_VFORK | CLONE_CLEAR_SIGHAND, SIGCHLD, rows[0].fd >= 0 ? report->slots[rows[0].fd] : -1,
-			two_clones ? NULL : &report->pidfd, walk.stack[0], PB_STACK, start_walk, &walk);
+			walk.stack[0], PB_STACK, start_walk, &walk);
 	dumpable_restore();
 	if (leash[1] >= 0)
 		close(leash[1]); /* or the death of pybox-init would go unheard */
@@ -201,10 +201,10 @@ int pb_launch(const struct pb_row *rows, uint32_t count, const char *blob, struc
 	if (two_clones) {
 		reap((int)pid); /* it only entered the user namespace and handed over */
 		pid = report->pid;
-		if (pid > 0)
-			report->pidfd = (int)syscall(SYS_pidfd_open, pid, 0);
 	}
 	report->pid = (int32_t)pid;
+	if (pid > 0) /* it may have died, but nobody has reaped it: the number is still its own */
+		report->pidfd = (int)syscall(SYS_pidfd_open, pid, 0);
 	failed = report->index >= 0;
 	if (!failed && init)
 		failed = hear_init(report, count - 1, leash[0]) < 0;

@@ -143,7 +143,7 @@ struct pb_walk {
 };
 
 _Noreturn void pb_walk_rows(struct pb_walk *walk);
-long pb_clone3(uint64_t flags, int exit_signal, int cgroup, int *pidfd, void *stack, size_t size, void (*start)(void *), void *arg);
+long pb_clone3(uint64_t flags, int exit_signal, int cgroup, void *stack, size_t size, void (*start)(void *), void *arg);
 uint64_t pb_now(void);
 
 /* ops_self.c: what each op does. */

@@ -30,6 +30,12 @@ def number(name: str) -> int:
     return value
 
 
+def capability(cap: int) -> str:
+    """Return the name of a capability by its number, or the number when the kernel is newer than the headers."""
+    names = (name for name in dir(lib) if name.startswith("CAP_") and getattr(lib, name) == cap)
+    return next(names, str(cap))
+
+
 class Program(Record):
     """Rows, blob and slots of a plan: everything C needs, but for the id and the fds."""
 

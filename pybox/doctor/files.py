@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from pybox.fastjson import Json
 
 _NO_UPPER = ("overlay", "nfs", "nfs4", "vfat", "fuse", "9p", "hostfs")
+_GOOD_STORE = "export PYBOX_STORE=/var/tmp/pybox-store   (or another directory on ext4, xfs, btrfs, or tmpfs from Linux 6.6 on)"
 _LITTLE = 256 << 20  # bytes: less is not enough to import a Debian image
 _FEW = 10_000  # files: the same
 _ELSEWHERE = "export PYBOX_STORE=/var/tmp/pybox-{uid}/store PYBOX_STATE=/var/tmp/pybox-{uid}/state"
@@ -118,11 +119,17 @@ class Stacked(Record):
     place: str  # "in memory", or "on" a type of file system
     outcome: Outcome
     own: bool = True  # the caller's; else root has tried it as a plain user
+    default: bool = True  # this is where the caller's runs have their upper layer by default
 
     @property
     def right(self) -> bool:
         """Whether it showed what it should: [names, a file changed through it, the same file of the lower layer]."""
         return self.outcome.value == [["changed", "old"], "image container", "image"]
+
+    @property
+    def mounted(self) -> bool:
+        """Whether there was one to use at all."""
+        return self.outcome.ok or self.outcome.call.startswith("mnt/")
 
     def words(self) -> str:
         """Return it in words."""
@@ -139,12 +146,14 @@ def overlay(host: Host) -> Item:
     kinds.append((f"uid {host.plain[0]} with userxattr", True, not host.facts.root))
     tried: list[Stacked] = []
     for who, plain, own in kinds:
-        for place in ("in memory", f"on {fstype}"):
+        # as Inputs.upper_in_memory decides it
+        places = ("in memory", f"on {fstype}") if host.facts.tmpfs_user_xattr or not plain else (f"on {fstype}",)
+        for place in places:
             path = f"{host.scratch}/overlay{len(tried)}"
             os.mkdir(path, 0o700)
             if plain and host.facts.root:
                 os.chown(path, *host.plain)
-            tried.append(Stacked(who, place, _attempt(host, path, plain, place == "in memory"), own))
+            tried.append(Stacked(who, place, _attempt(host, path, plain, place == "in memory"), own, place == places[0]))
     return judge_overlay(tuple(tried), fstype, host.settings)
 
 
@@ -195,9 +204,11 @@ def judge_overlay(tried: tuple[Stacked, ...], fstype: str, settings: Settings) -
     if failed is None:
         return base
     why, fix = _overlay_cause(failed, fstype, settings)
-    fatal = failed.own and failed.place == "in memory"
+    fatal = failed.own and failed.default and not failed.mounted
     if fatal:
         lost = "every run: a container's root is an overlay"
+    elif failed.mounted:
+        lost = "containers can't do with their files what the line above names"
     elif failed.own:
         lost = "runs without --rm, and --upper disk: their writable layer is in the storage"
     else:
@@ -215,11 +226,10 @@ def _overlay_cause(failed: Stacked, fstype: str, settings: Settings) -> tuple[st
     outcome = failed.outcome
     if outcome.errno == errnos.ENODEV:
         return "the kernel has no overlayfs", "sudo modprobe overlay"
+    if failed.mounted:
+        return f"overlayfs needs extended attributes, and {fstype} has none for this user", _GOOD_STORE
     if outcome.errno == errnos.EINVAL and fstype in _NO_UPPER and failed.place != "in memory":
-        return (
-            f"an upper layer can't be on {fstype}",
-            "export PYBOX_STORE=/dev/shm/pybox   (or any directory on ext4, xfs, btrfs or tmpfs)",
-        )
+        return f"an upper layer can't be on {fstype}", _GOOD_STORE
     if outcome.errno == errnos.EPERM and outcome.call.startswith("mount(overlay"):
         return "plain users can mount one from Linux 5.11 on", "boot Linux 5.14 or later"
     if outcome.call.startswith(("unshare(CLONE_NEWUSER)", "/proc/self/")):

@@ -160,6 +160,22 @@ def _join(paths: list[str]) -> Json:
     return [all(any(line.endswith(name) for line in here) for name in names), cpus]
 
 
+_CONFIG = {
+    "memory": "CONFIG_MEMCG=y",
+    "pids": "CONFIG_CGROUP_PIDS=y",
+    "cpu": "CONFIG_CFS_BANDWIDTH=y",
+    "cpuset": "CONFIG_CPUSETS=y",
+}
+
+
+def _delegation(fix: str, settings: Settings) -> str:
+    """Return how a plain user on a cgroup2 host gets a group: facts have systemd's way, and not every host has systemd."""
+    if not settings.systemd:
+        return "sudo pybox run ...   (no systemd here that could delegate a group)"
+    command = fix.removeprefix("run it through: ")
+    return f"{command}   (for cpu and cpuset first a drop-in for user@.service with Delegate=yes, then log out and in)"
+
+
 def judge_limits(held: tuple[Held, ...], groups: Cgroups, root: bool, settings: Settings) -> Item:
     """Judge the trials. A limit that does not hold blocks no run: a run that asks for it is refused."""
     words = "  ".join(f"{one.controller} {'✓' if one.how else '✗'}" for one in held)
@@ -176,20 +192,17 @@ def judge_limits(held: tuple[Held, ...], groups: Cgroups, root: bool, settings: 
     bad = [one for one in held if not one.how]
     if not bad:
         return base
-    # the message of a run ends in pybox's own advice; here the advice is what doctor is for
-    hint = next((one.hint for one in bad if one.hint), "").partition("; --best-effort")[0]
-    if groups.fix:
-        fix = groups.fix + "   (and for cpu and cpuset a drop-in with Delegate=yes for user@.service, then log out and in)"
-    elif not root:
+    if not root and groups.unified is None and groups.fix:
+        fix = _delegation(groups.fix, settings)
+    elif not root and groups.unified is None:
         fix = f"sudo pybox run ...   or: {pure_fix(settings)}"
-    elif not groups.pure and not groups.v1:
+    elif not groups.controllers and not groups.v1:
         fix = pure_fix(settings)
     else:
-        fix = (
-            hint
-            if hint and "pybox doctor" not in hint
-            else "boot a kernel with these controllers (CONFIG_MEMCG, CONFIG_CGROUP_PIDS, CONFIG_CFS_BANDWIDTH, CONFIG_CPUSETS)"
-        )
+        # a run's own message sends its reader to doctor, so that hint is none here
+        hints = [one.hint.partition("; --best-effort")[0] for one in bad if one.hint and "pybox doctor" not in one.hint]
+        wanted = " ".join(_CONFIG[one.controller] for one in bad)
+        fix = hints[0] if hints else f"enable the controllers in the groups above, or boot a kernel with {wanted}"
     reasons = "; ".join(dict.fromkeys(one.problem.removeprefix(f"cannot enforce {one.option}: ") for one in bad))
     return base.replace(level="fail", happened=f"{words}: {reasons}", lost=" ".join(one.option for one in bad), fix=fix)
 
@@ -264,7 +277,7 @@ def judge_kill(ended: Ended | None, problem: str, fix: str, settings: Settings) 
             level="warn",
             happened=f"no cgroup2 group can be made: {problem}",
             lost=lost,
-            fix=fix or f"sudo pybox run ...   or: {pure_fix(settings)}",
+            fix=_delegation(fix, settings) if fix else f"sudo pybox run ...   or: {pure_fix(settings)}",
         )
     if not ended.freeze and not ended.kill:
         return base

@@ -210,5 +210,5 @@ def judge_psi(seen: tuple[tuple[str, str], ...], on_command_line: bool) -> Item:
         level="warn",
         happened=f"{seen[0][0]}: {problem}",
         lost="how long jobs waited for CPU, memory and disk (PSI)",
-        fix="add psi=1 to the kernel's command line and reboot",
+        fix="add psi=1 to the kernel's command line and reboot   (needs CONFIG_PSI=y: Debian's kernels have it)",
     )

@@ -167,7 +167,7 @@ def judge_subuid(ranges: Ranges) -> Item:
             tried="looked in /etc/subuid and /etc/subgid",
             happened=f"none for uid {ranges.uid}: containers have one user, root",
             lost="`--user` and images with files of several owners",
-            fix=f"sudo usermod --add-subuids 100000-165535 --add-subgids 100000-165535 $(id -nu {ranges.uid})",
+            fix=f"sudo apt install uidmap && sudo usermod --add-subuids 100000-165535 --add-subgids 100000-165535 $(id -nu {ranges.uid})",
         )
     return base.replace(
         level="ok", happened=f"uid 0 is {ranges.uid}, uids from 1 on are {ranges.subuid[0]} (+{ranges.subuid[1]})"

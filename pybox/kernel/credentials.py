@@ -50,8 +50,8 @@ def number(cap: str) -> int:
 
 def names(last: int) -> tuple[str, ...]:
     """Return the names of all capabilities up to a number."""
-    by_number = {native.number(name): name for name in dir(native.lib) if name.startswith("CAP_")}
-    return tuple(by_number[cap] for cap in range(last + 1) if cap in by_number)
+    found = (native.capability(cap) for cap in range(last + 1))
+    return tuple(name for name in found if name.startswith("CAP_"))
 
 
 def granted(spec: Spec, last: int) -> frozenset[str]:

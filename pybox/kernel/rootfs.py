@@ -117,7 +117,6 @@ def _host_sources(given: Inputs) -> Iterator[tuple[str, str]]:
             yield f"etc:{name}", f"/etc/{name}"
     if spec.ipc == "host":
         yield "shm", "/dev/shm"
-        yield "mqueue", "/dev/mqueue"
 
 
 def steps(given: Inputs) -> Iterator[ChildStep]:
@@ -187,11 +186,11 @@ def _dev(given: Inputs) -> Iterator[ChildStep]:
     options = "newinstance,ptmxmode=0666,mode=0620" + ("" if one_id else ",gid=5")
     yield MountKernelFs("devpts", "/dev/pts", ("MS_NOSUID", "MS_NOEXEC"), options)
     if given.spec.ipc == "host":
-        for name in ("shm", "mqueue"):
-            yield OpenTarget(f"/dev/{name}", f"at:{name}")
-            yield PlaceMount(name, f"at:{name}", f"/dev/{name}")
+        yield OpenTarget("/dev/shm", "at:shm")
+        yield PlaceMount("shm", "at:shm", "/dev/shm")
     else:
         yield MountKernelFs("tmpfs", "/dev/shm", _QUIET, "mode=1777,size=65536k")
+    if given.spec.ipc == "private" or not given.userns:  # only the owner of an IPC namespace may mount its queues
         yield MountKernelFs("mqueue", "/dev/mqueue", _QUIET)
 
 
@@ -220,6 +219,7 @@ def _volume(number: int, mount: Mount, kind: str) -> Iterator[ChildStep]:
     flags = (*(("MS_RDONLY",) if mount.read_only else ()), "MS_NOSUID", "MS_NODEV", *(() if mount.exec else ("MS_NOEXEC",)))
     yield EnterPlace(slot, mount.target)
     yield MountKernelFs("tmpfs", ".", flags, f"{size}mode={mount.mode:o}", shown_at=mount.target)
+    yield GoTo("/")  # for openat2, where one stands is the root that is not to be left
 
 
 def _workdir(given: Inputs) -> Iterator[ChildStep]:

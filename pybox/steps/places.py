@@ -75,7 +75,7 @@ class EnterPlace(ChildStep):
         return f"go to {self.path}"
 
     def calls(self) -> tuple[str, ...]:
-        return (f"fchdir(<{self.slot}>)",)
+        return f"fchdir(<{self.slot}>)", "getcwd(..., 4096)"
 
     def lower(self, table: Table) -> None:
         table.row("PB_FCHDIR", fd=table.slot(self.slot))
@@ -173,7 +173,7 @@ class MakeNode(ChildStep):
         return f"make the device {self.path}"
 
     def calls(self) -> tuple[str, ...]:
-        return (f"mknodat(AT_FDCWD, {quote(self.path)}, S_IFCHR|0666, makedev({self.major:#x}, {self.minor:#x}))",)
+        return (f"mknodat(AT_FDCWD, {quote(self.path)}, S_IFCHR|0666, makedev({self.major:#x}, {self.minor:#x}))".replace("0x0)", "0)"),)
 
     def lower(self, table: Table) -> None:
         table.row("PB_MKNOD", a=table.text(self.path), x=0o020666, y=os.makedev(self.major, self.minor))

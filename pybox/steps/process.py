@@ -47,7 +47,7 @@ class Clone(ChildStep):
         extra = ["CLONE_VM", "CLONE_VFORK", "CLONE_CLEAR_SIGHAND"]
         extra += ["CLONE_PARENT"] if self.sibling else []
         extra += ["CLONE_INTO_CGROUP"] if self.into_cgroup else []
-        return (f"clone3({{flags={flags_text((*extra, *self.flags))}}})",)
+        return (f"clone3({{flags={flags_text((*extra, *self.flags))}, ...}})",)
 
     def lower(self, table: Table) -> None:
         table.row("PB_CLONE", x=table.flags(self.flags), fd=table.slot(self.into_cgroup))
@@ -334,7 +334,7 @@ class BecomeInit(ChildStep):
         return "become pybox-init, process 1"
 
     def calls(self) -> tuple[str, ...]:
-        return (f'execveat(<{self.slot}>, "", {_argv(self._argv())}, AT_EMPTY_PATH)',)
+        return (f'execveat(<{self.slot}>, "", {_argv(self._argv())}, ..., AT_EMPTY_PATH)',)
 
     def _argv(self) -> tuple[str, ...]:
         return ("pybox-init", str(len(self.paths)), *self.paths, *self.args)
@@ -364,7 +364,7 @@ class Exec(ChildStep):
         return "run " + " ".join(quote(arg) if " " in arg or not arg else arg for arg in self.args)
 
     def calls(self) -> tuple[str, ...]:
-        return (f"execve({quote(self.paths[0])}, {_argv(self.args)})",)
+        return (f"execve({quote(self.paths[0])}, {_argv(self.args)}, ...)",)
 
     def lower(self, table: Table) -> None:
         table.row(

@@ -6,6 +6,7 @@ before seccomp, seccomp right before exec: the filter holds for all that comes a
 
 from __future__ import annotations
 
+from pybox import native
 from pybox.steps.base import ChildStep
 
 TYPE_CHECKING = False
@@ -55,7 +56,8 @@ class DropBounding(ChildStep):
         return f"drop all but {self.keep.bit_count()} of {self.last + 1} capabilities for good"
 
     def calls(self) -> tuple[str, ...]:
-        return tuple(f"prctl(PR_CAPBSET_DROP, {cap})" for cap in range(self.last + 1) if not self.keep >> cap & 1)
+        dropped = [cap for cap in range(self.last + 1) if not self.keep >> cap & 1]
+        return tuple(f"prctl(PR_CAPBSET_DROP, {native.capability(cap)})" for cap in dropped)
 
     def lower(self, table: Table) -> None:
         table.row("PB_CAPBSET", x=self.keep, y=self.last)
@@ -75,7 +77,8 @@ class SetGroups(ChildStep):
         return "set the supplementary groups to " + (", ".join(map(str, self.gids)) or "none")
 
     def calls(self) -> tuple[str, ...]:
-        return (f"setgroups({len(self.gids)}, [{', '.join(map(str, self.gids))}])",)
+        shown = f"[{', '.join(map(str, self.gids))}]" if self.gids else "NULL"
+        return (f"setgroups({len(self.gids)}, {shown})",)
 
     def lower(self, table: Table) -> None:
         raw = b"".join(gid.to_bytes(4, "little") for gid in self.gids)

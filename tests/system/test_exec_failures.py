@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
 import pybox
 import pytest
-from harness import Images, cli, said, shell
+from harness import PYBOX, TIMEOUT, Images, cli, said, shell
 
 from pybox.failures import ExecError, ProgramNotFound
 from pybox.spec import Mount
@@ -93,16 +94,14 @@ def test_the_command_line_ends_with_126_or_127(broken: str, name: str, init: str
 
 
 @pytest.mark.parametrize("init", [True, False], ids=["init", "no-init"])
-def test_a_file_system_mounted_noexec_is_named(init: bool) -> None:
-    path = Path("/dev/shm/pybox-test-program")  # the host's /dev/shm, as its container sees it: noexec
-    path.write_text("#!/bin/sh\n")
-    path.chmod(0o755)
-    try:
-        with pytest.raises(ExecError, match="mounted noexec") as caught:
-            pybox.run("busybox", [f"/v/{path.name}"], init=init, mounts={"/dev/shm": "/v"})
-    finally:
-        path.unlink()
-    assert caught.value.hint is not None and "exec" in caught.value.hint
+def test_a_file_system_mounted_noexec_is_named(init: bool, tmp_path: Path) -> None:
+    script = (
+        "mount -t tmpfs -o noexec tmpfs $0 && cd $0 && echo '#!/bin/sh' >tool && chmod 755 tool && "
+        f"exec {' '.join(PYBOX)} run --rm {'' if init else '--no-init'} -v $0:/v busybox /v/tool"
+    )
+    done = subprocess.run(["unshare", "--mount", "sh", "-c", script, tmp_path], capture_output=True, text=True, timeout=TIMEOUT)
+    assert done.returncode == 126 and "/v/tool: its file system is mounted noexec" in done.stderr
+    assert "hint: for a tmpfs: --tmpfs DST:exec" in done.stderr
 
 
 @pytest.mark.parametrize("init", [True, False], ids=["init", "no-init"])
@@ -174,5 +173,5 @@ def test_bytes_that_are_not_text_pass_through() -> None:
 
 
 def test_too_long_an_argument_is_an_error_and_no_traceback() -> None:
-    with pytest.raises(ExecError, match="E2BIG|too long"):
+    with pytest.raises(pybox.PyboxError, match="Argument list too long"):
         pybox.run("busybox", ["true", "x" * (1 << 20)])

@@ -1,0 +1,110 @@
+"""The plan that explain prints equals what strace sees of the same run: call by call, in order, with flags."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from harness import cli
+
+pytestmark = pytest.mark.skipif(shutil.which("strace") is None, reason="no strace (Debian package strace)")
+
+# Not effects: fds given back, the row loop's own signals, the search for a program, and a process waiting for another.
+BOOKKEEPING = "close rt_sigaction rt_sigprocmask wait4 waitid exit exit_group faccessat fcntl"
+
+RUNS = {
+    "default": ("--rm", "busybox", "/bin/true"),
+    "limits, kept, no init": ("-m", "64M", "--pids-limit", "20", "--no-init", "busybox", "/bin/true"),
+    "files": ("--rm", "-v", "/etc:/root:ro", "--tmpfs", "/tmp:size=1m", "--read-only", "-w", "/tmp", "busybox", "/bin/true"),
+    "user namespace": ("--rm", "--userns", "--cap-drop", "ALL", "busybox", "/bin/true"),
+    "rights": (
+        *("--rm", "-u", "1000:1000", "--ulimit", "nofile=64:64", "--cap-add", "net_raw", "--oom-score-adj", "500"),
+        *("--security-opt", "seccomp=unconfined", "--network", "host", "-h", "box", "busybox", "/bin/true"),
+    ),
+    "everything shared": ("--rm", "--pid", "host", "--ipc", "host", "--uts", "host", "busybox", "/bin/true"),
+}
+
+
+def canonical(call: str) -> str:
+    """Put flags into one order, and drop what strace remarks on numbers that it has no name for."""
+    call = re.sub(r" /\* [^*]* \*/", "", call)
+    return re.sub(r"[A-Z][A-Z0-9_]+(\|[A-Z0-9_]+)+", lambda flags: "|".join(sorted(flags[0].split("|"))), call)
+
+
+def pattern(call: str) -> re.Pattern[str]:
+    """Turn a call as explain shows it into a pattern of what strace prints."""
+    text = re.escape(call).replace("CONTAINER\\-ID", "[0-9a-f]{12}").replace("\\.\\.\\.", ".*")
+    return re.compile(re.sub(r"<[a-z0-9:.\\_-]+>", r"\\d+", text))
+
+
+def same(call: str, seen: str) -> bool:
+    """Return whether a planned call is the one that was seen."""
+    if call.startswith("clone3(") and seen.startswith("clone3("):
+        planned, actual = (set(re.search(r"flags=([A-Z0-9_|]+)", text).group(1).split("|")) for text in (call, seen))  # type: ignore[union-attr]
+        return planned == actual
+    if call.startswith("dup3(") and seen.startswith("fcntl("):  # onto itself: only the flag is set
+        return re.fullmatch(r"fcntl\((\d+), F_SETFD, 0\)", seen) is not None
+    return pattern(canonical(call)).fullmatch(canonical(seen)) is not None
+
+
+def trace(folder: Path, words: tuple[str, ...], names: set[str]) -> list[str]:
+    """Run pybox under strace; return the calls of the new processes up to the command's exec, without their results."""
+    log = folder / "trace"
+    traced = ",".join(sorted(names | {"clone3", "fcntl"}))
+    command = ["strace", "-f", "-s", "65536", "-o", str(log), "-e", f"trace={traced}", "-e", "signal=none"]
+    subprocess.run([*command, sys.executable, "-m", "pybox", "run", *words], check=True, capture_output=True)
+    lines, pybox, unfinished = [], "", {}
+    for line in log.read_text().splitlines():
+        pid, _, text = line.partition(" ")
+        text = text.strip()
+        if text.endswith("<unfinished ...>"):
+            unfinished[pid] = text.removesuffix(" <unfinished ...>")
+            # a clone3 is followed by its child's calls before it returns
+            if not text.startswith("clone3("):
+                continue
+            text = unfinished[pid]
+        elif text.startswith("<... "):
+            name = text.split(" ")[1]
+            if name == "clone3":
+                continue
+            text = unfinished.pop(pid) + text.partition(" resumed>")[2]
+        pybox = pybox or pid
+        if text.startswith(("+++", "---")):
+            continue
+        text = re.sub(r"\)?\s+=\s+(-?\d+|\?|0x[0-9a-f]+).*$", ")", text)
+        if pid != pybox or text.startswith("clone3("):
+            lines.append(text)
+    return lines
+
+
+@pytest.mark.parametrize("words", RUNS.values(), ids=RUNS.keys())
+def test_the_plan_is_what_strace_sees(store: object, words: tuple[str, ...], tmp_path: Path) -> None:
+    plan = json.loads(cli("explain", "--format", "json", "run", *words).stdout)
+    planned = [call for step in plan["steps"] if step["side"] == "inside" for call in step["calls"]]
+    names = {call.partition("(")[0] for call in planned}
+    assert not names & set(BOOKKEEPING.split())
+    try:
+        seen = trace(tmp_path, words, names)
+    finally:
+        cli("rm", *cli("ps", "-a", "-q").stdout.split())
+    userns = next((n for n, call in enumerate(seen) if "CLONE_NEWUSER" in call and call.startswith("clone3(")), None)
+    if userns is not None:  # the holder of the user namespace belongs to the host's side of the plan
+        assert any("CLONE_NEWUSER" in call for step in plan["steps"] if step["side"] == "host" for call in step["calls"])
+        seen = seen[next(n for n, call in enumerate(seen[userns + 1 :], userns + 1) if call.startswith("clone3(")) :]
+    position = 0
+    for call in planned:
+        while position < len(seen) and seen[position].startswith("fcntl(") and not same(call, seen[position]):
+            position += 1
+        assert position < len(seen), f"planned but not seen: {call}"
+        if call.startswith("execve("):  # what pybox-init does before it is its own; its source is csrc/init.c
+            while position < len(seen) and not seen[position].startswith("execve("):
+                position += 1
+        assert same(call, seen[position]), f"planned {call}\nbut seen {seen[position]}"
+        position += 1
+    rest = [call for call in seen[position:] if call.startswith(("mount(", "clone3(", "setns(", "openat2(", "move_mount("))]
+    assert rest == []
