@@ -12,7 +12,6 @@ from pybox import dirs as directories
 from pybox import host, native, state, supervise, users
 from pybox.dirs import Dirs
 from pybox.errors import SpecError
-from pybox.failures import launch_error
 from pybox.image import store
 from pybox.kernel import cgroup, command, credentials, seccomp
 from pybox.kernel.inputs import Inputs
@@ -166,6 +165,8 @@ class Runtime:
             child = native.launch(ready.program, desk.identity, fds, leash, spec.init)
             leash = (leash[0], -1)
             if isinstance(child, native.Failure):
+                from pybox.failures import launch_error  # only who fails pays for the causes
+
                 raise launch_error(plan.inside[child.index], child, given)
             try:
                 streams.handed_over()

@@ -5,22 +5,13 @@ from __future__ import annotations
 import os
 from _signal import SIG_DFL, pidfd_send_signal, signal
 
-from pybox import fastjson, state
+from pybox import fastjson, state, text
 from pybox.cli.options import RUN, Parsed, parse
 from pybox.dirs import Dirs
 from pybox.errors import PyboxError, SpecError
 from pybox.result import Result
 from pybox.runtime import Options, Runtime
 from pybox.spec import Limits, Spec
-from pybox.text import (
-    parse_capability,
-    parse_env,
-    parse_security_opt,
-    parse_tmpfs,
-    parse_ulimit,
-    parse_volume,
-    read_env_file,
-)
 from pybox.units import parse_bytes, parse_cpus, parse_int, parse_seconds
 
 TYPE_CHECKING = False
@@ -38,10 +29,10 @@ def spec_of(parsed: Parsed) -> Spec:
         raise SpecError("image", "", "no image given", "pybox run IMAGE COMMAND [ARG...]; `pybox images` lists images")
     env: dict[str, str] = {}
     for path in parsed.all("env-file"):
-        env.update(read_env_file(path))
-    env.update(pair for pair in map(parse_env, parsed.all("env")) if pair)
+        env.update(text.read_env_file(path))
+    env.update(pair for pair in map(text.parse_env, parsed.all("env")) if pair)
     rights = {"seccomp": "", "no-new-privileges": "true"}
-    rights.update(parse_security_opt(text) for text in parsed.all("security-opt"))
+    rights.update(text.parse_security_opt(word) for word in parsed.all("security-opt"))
     swap = parsed.one("memory-swap")
     entrypoint = parsed.one("entrypoint")
     return Spec(
@@ -52,7 +43,7 @@ def spec_of(parsed: Parsed) -> Spec:
         user=parsed.one("user") or "",
         workdir=parsed.one("workdir") or "",
         hostname=parsed.one("hostname") or "",
-        mounts=(*map(parse_volume, parsed.all("volume")), *map(parse_tmpfs, parsed.all("tmpfs"))),
+        mounts=(*map(text.parse_volume, parsed.all("volume")), *map(text.parse_tmpfs, parsed.all("tmpfs"))),
         limits=Limits(
             memory=parse_bytes("memory", parsed.one("memory")),
             memory_swap=-1 if swap == "-1" else parse_bytes("memory-swap", swap),
@@ -62,7 +53,7 @@ def spec_of(parsed: Parsed) -> Spec:
             pids=_pids(parsed.one("pids-limit")),
             oom_score_adj=parse_int("oom-score-adj", parsed.one("oom-score-adj"), -1000, 1000),
         ),
-        rlimits=tuple(map(parse_ulimit, parsed.all("ulimit"))),
+        rlimits=tuple(map(text.parse_ulimit, parsed.all("ulimit"))),
         network=_network(parsed.one("network")),
         pid=_share(parsed, "pid"),
         ipc=_share(parsed, "ipc"),
@@ -71,8 +62,8 @@ def spec_of(parsed: Parsed) -> Spec:
         read_only=parsed.has("read-only"),
         upper=_upper(parsed.one("upper")),
         init=not parsed.has("no-init"),
-        cap_add=tuple(map(parse_capability, parsed.all("cap-add"))),
-        cap_drop=tuple(map(parse_capability, parsed.all("cap-drop"))),
+        cap_add=tuple(map(text.parse_capability, parsed.all("cap-add"))),
+        cap_drop=tuple(map(text.parse_capability, parsed.all("cap-drop"))),
         seccomp=rights["seccomp"],
         no_new_privs=rights["no-new-privileges"] == "true",
         best_effort=parsed.has("best-effort"),

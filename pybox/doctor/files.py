@@ -8,6 +8,7 @@ import time
 
 from pybox import state
 from pybox.doctor.item import Item
+from pybox.doctor.kernel import OUTSIDE
 from pybox.doctor.namespaces import explain
 from pybox.doctor.session import Host, Settings
 from pybox.doctor.trial import Outcome, attempt, become, enter_user_namespace, mount, unshare
@@ -46,6 +47,7 @@ class Storage(Record):
     state: str
     uid: int
     problem: str = ""
+    mapped: bool = False  # the caller is root of a user namespace only
     fstype: str = ""
     free: int = 0  # bytes, for this user
     files: int | None = None  # that can still be made, None where the file system does not count them
@@ -55,7 +57,7 @@ class Storage(Record):
 def storage(host: Host) -> Item:
     """Make a directory in the store, write extended attributes, ask how much is free."""
     dirs, uid = host.dirs, host.facts.uid
-    seen = Storage(dirs.store, dirs.state, uid, problem=host.store_problem or host.state_problem)
+    seen = Storage(dirs.store, dirs.state, uid, problem=host.store_problem or host.state_problem, mapped=host.settings.mapped)
     if host.scratch:
         room = os.statvfs(host.scratch)
         files = room.f_favail if room.f_files else None
@@ -100,7 +102,7 @@ def judge_storage(seen: Storage) -> Item:
             level="warn",
             happened=f"{happened}, {words}",
             lost=lost,
-            fix=f"{elsewhere}   (on ext4, xfs, btrfs, or tmpfs of Linux 6.6)",
+            fix=OUTSIDE if seen.mapped else f"{elsewhere}   (on ext4, xfs, btrfs, or tmpfs of Linux 6.6)",
         )
     if seen.free < _LITTLE or (seen.files is not None and seen.files < _FEW):
         return base.replace(
@@ -143,7 +145,8 @@ def overlay(host: Host) -> Item:
         return not_tried("overlay", "overlay")
     fstype = mounted_on(host.scratch)[1]
     kinds = [("root", False, True)] if host.facts.root else []
-    kinds.append((f"uid {host.plain[0]} with userxattr", True, not host.facts.root))
+    if host.plain:
+        kinds.append((f"uid {host.plain[0]} with userxattr", True, not host.facts.root))
     tried: list[Stacked] = []
     for who, plain, own in kinds:
         # as Inputs.upper_in_memory decides it
@@ -151,7 +154,7 @@ def overlay(host: Host) -> Item:
         for place in places:
             path = f"{host.scratch}/overlay{len(tried)}"
             os.mkdir(path, 0o700)
-            if plain and host.facts.root:
+            if host.plain and plain and host.facts.root:
                 os.chown(path, *host.plain)
             tried.append(Stacked(who, place, _attempt(host, path, plain, place == "in memory"), own, place == places[0]))
     return judge_overlay(tuple(tried), fstype, host.settings)
@@ -168,7 +171,7 @@ def not_tried(identity: str, title: str) -> Item:
 
 def _stack(host: Host, path: str, plain: bool, memory: bool) -> Json:
     os.chdir(path)  # first: a plain user may not be allowed to walk there
-    if plain and host.facts.root:
+    if host.plain and plain and host.facts.root:
         become(*host.plain)
     if plain:
         enter_user_namespace()
@@ -226,6 +229,8 @@ def _overlay_cause(failed: Stacked, fstype: str, settings: Settings) -> tuple[st
     outcome = failed.outcome
     if outcome.errno == errnos.ENODEV:
         return "the kernel has no overlayfs", "sudo modprobe overlay"
+    if failed.mounted and settings.mapped:
+        return "overlayfs needs trusted.* attributes, which are not for the root of a user namespace", OUTSIDE
     if failed.mounted:
         return f"overlayfs needs extended attributes, and {fstype} has none for this user", _GOOD_STORE
     if outcome.errno == errnos.EINVAL and fstype in _NO_UPPER and failed.place != "in memory":

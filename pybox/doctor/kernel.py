@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 OUTER_SECCOMP = "docker run --security-opt seccomp=unconfined ...   (for the outer container; podman has the same option)"
 
+OUTSIDE = "run pybox outside of this user namespace, or in it as a plain user: setpriv --reuid 1000 --clear-groups pybox ..."
+
 
 def where(host: Host) -> Item:
     """Say where this is: it explains much of the rest."""
@@ -41,6 +43,13 @@ def judge_where(settings: Settings) -> Item:
         "looked for the marks of containers and virtual machines",
         place or "on the machine itself",
     )
+    if settings.mapped:
+        return base.replace(
+            level="warn",
+            happened=f"{base.happened}, in a user namespace",
+            lost="what only the machine's root may do: device nodes, trusted.* attributes, limits that nobody has handed down",
+            fix=OUTSIDE,
+        )
     if settings.seccomp == 2:
         return base.replace(
             level="warn",

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 from pybox import native
 from pybox.doctor.item import Item
-from pybox.doctor.kernel import OUTER_SECCOMP
+from pybox.doctor.kernel import OUTER_SECCOMP, OUTSIDE
 from pybox.doctor.session import Host, Settings
 from pybox.doctor.trial import NAMESPACES, Outcome, attempt, become, call, enter_user_namespace, mount, unshare
 from pybox.errors import PyboxError
@@ -26,13 +26,15 @@ if TYPE_CHECKING:
 
 def userns(host: Host) -> Item:
     """Make a user namespace as the caller, and for root also as a plain user, and do in it what a container does."""
-    plain = attempt(lambda: _as_plain_user(host))
-    return judge_userns(plain, _by_root() if host.facts.root else None, host.plain[0], host.settings)
+    who = host.plain
+    plain = Outcome() if who is None else attempt(lambda: _as_plain_user(host, who))
+    root = _by_root() if host.facts.root else None
+    return judge_userns(plain, root, who[0] if who else None, host.settings)
 
 
-def _as_plain_user(host: Host) -> Json:
+def _as_plain_user(host: Host, who: tuple[int, int]) -> Json:
     if host.facts.root:
-        become(*host.plain)
+        become(*who)
     enter_user_namespace()
     return _be_its_citizen()
 
@@ -72,9 +74,10 @@ def _made(step: MakeUserNamespace) -> Iterator[int]:
             os.close(fd)
 
 
-def judge_userns(plain: Outcome, root: Outcome | None, uid: int, settings: Settings) -> Item:
-    """Judge the trial as a plain user, and root's if the caller is root (``root`` is None if not)."""
-    outcomes = ((f"uid {uid}", plain),) if root is None else (("root", root), (f"uid {uid}", plain))
+def judge_userns(plain: Outcome, root: Outcome | None, uid: int | None, settings: Settings) -> Item:
+    """Judge the trial as a plain user (``uid`` None: nobody was tried), and root's, None if the caller is a plain user."""
+    outcomes: tuple[tuple[str, Outcome], ...] = () if root is None else (("root", root),)
+    outcomes += () if uid is None else ((f"uid {uid}", plain),)
     worked = "; ".join(f"{who}: {'all worked' if outcome.ok else outcome.words()}" for who, outcome in outcomes)
     base = Item("userns", "user namespace", "ok", "unshare, id map, all other namespaces, mount of a tmpfs, sethostname", worked)
     failed = next((outcome for _, outcome in reversed(outcomes) if not outcome.ok), None)
@@ -109,6 +112,8 @@ def explain(outcome: Outcome, settings: Settings) -> tuple[str, str]:
             # the profile attaches to an executable's path, and that is the interpreter's: it would let every Python script do it
             why = f"AppArmor lets only programs with a profile use them, and {settings.program} has none"
             return why, "sudo sysctl -w kernel.apparmor_restrict_unprivileged_userns=0   (for all programs; undo with =1)"
+        if settings.mapped:
+            return "our root is only that of a user namespace", OUTSIDE
         if settings.seccomp == 2:
             return "a seccomp filter from outside refuses it", OUTER_SECCOMP
         if settings.container:

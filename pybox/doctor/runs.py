@@ -142,7 +142,7 @@ def judge_run(ran: Ran) -> Item:
             if ran.exit_code
             else f"it ran without: {', '.join(missing)}"
         )
-    fix = ran.hint or "mend what failed above; if nothing did, report this line and `uname -a`"
+    fix = ran.hint or "mend what complains above; if nothing does, report this line and `uname -a`"
     return base.replace(level="fail", happened=happened, lost="every run", fix=fix, blocks=("run", "rootless"))
 
 

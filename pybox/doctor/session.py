@@ -35,6 +35,7 @@ class Settings(Record):
     seccomp: int = 0  # of our own process: 2 is a filter from outside
     container: str = ""  # what kind of container we are in
     machine: str = ""  # what kind of virtual machine
+    mapped: bool = False  # we are in a user namespace: our root is not the machine's
     systemd: bool = False
     program: str = ""  # of the interpreter, as AppArmor sees it
 
@@ -45,7 +46,7 @@ class Host(Record):
     facts: Facts
     dirs: Dirs
     settings: Settings
-    plain: tuple[int, int]  # (uid, gid) of the plain user who is tried: the caller, or for root who called sudo, or nobody
+    plain: tuple[int, int] | None  # (uid, gid) of the plain user who is tried, None where root can't become one
     identity: str = ""  # of doctor's record; its control groups have this name
     scratch: str = ""
     store_problem: str = ""
@@ -64,6 +65,7 @@ def settings() -> Settings:
         seccomp=int(seccomp[0]) if seccomp else 0,
         container=_container(),
         machine=_machine(),
+        mapped=read("/proc/self/uid_map").split() != ["0", "0", "4294967295"],
         systemd=os.path.isdir("/run/systemd/system"),
         program=os.path.realpath(sys.executable),
     )
@@ -100,14 +102,19 @@ def _machine() -> str:
     return ""
 
 
-def plain_user(uid: int, gid: int) -> tuple[int, int]:
-    """Return whose rights stand for a plain user's."""
+def plain_user(uid: int, gid: int) -> tuple[int, int] | None:
+    """Return whose rights stand for a plain user's: the caller's, or for root those of who called sudo, or nobody's."""
     if uid:
         return uid, gid
     sudo = os.environ.get("SUDO_UID", ""), os.environ.get("SUDO_GID", "")
-    if all(word.isdigit() and word != "0" for word in sudo):
-        return int(sudo[0]), int(sudo[1])
-    return NOBODY, NOBODY
+    wanted = (int(sudo[0]), int(sudo[1])) if all(word.isdigit() and word != "0" for word in sudo) else (NOBODY, NOBODY)
+    there = all(_exists(read(f"/proc/self/{kind}_map"), number) for kind, number in zip(("uid", "gid"), wanted, strict=True))
+    return wanted if there else None
+
+
+def _exists(ranges: str, number: int) -> bool:
+    rows = (tuple(int(word) for word in line.split()) for line in ranges.splitlines())
+    return any(first <= number < first + count for first, _, count in rows)
 
 
 @contextmanager

@@ -173,7 +173,11 @@ class MakeNode(ChildStep):
         return f"make the device {self.path}"
 
     def calls(self) -> tuple[str, ...]:
-        return (f"mknodat(AT_FDCWD, {quote(self.path)}, S_IFCHR|0666, makedev({self.major:#x}, {self.minor:#x}))".replace("0x0)", "0)"),)
+        return (
+            f"mknodat(AT_FDCWD, {quote(self.path)}, S_IFCHR|0666, makedev({self.major:#x}, {self.minor:#x}))".replace(
+                "0x0)", "0)"
+            ),
+        )
 
     def lower(self, table: Table) -> None:
         table.row("PB_MKNOD", a=table.text(self.path), x=0o020666, y=os.makedev(self.major, self.minor))

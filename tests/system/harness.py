@@ -26,7 +26,10 @@ from pybox.runtime import Options
 from pybox.seen import Seen
 from pybox.spec import Spec
 
-TIMEOUT = 300  # seconds
+CGROUPS = host.probe().cgroups
+PURE_V2 = CGROUPS.pure
+CONTROLLERS = CGROUPS.controllers if PURE_V2 else frozenset(name for name, _ in CGROUPS.v1)  # that limits can use here
+TIMEOUT = 600 if PURE_V2 else 60  # seconds; User Mode Linux is slow
 HERE = Path(__file__).resolve().parent
 PYBOX = (sys.executable, "-m", "pybox")
 DEFAULT_CAPS = 0x800405FB  # podman's eleven, see pybox/kernel/credentials.py
@@ -161,9 +164,6 @@ class Images:
 
 
 # --- the host ----------------------------------------------------------------------------------------------------------------
-
-PURE_V2 = host.probe().cgroups.pure
-
 
 def children() -> dict[int, str]:
     """Return our children and their states; "Z" is a zombie."""

@@ -9,21 +9,18 @@ from pathlib import Path
 
 import pybox
 import pytest
-from harness import PURE_V2, cli, inside, running, said, shell, start
+from harness import CGROUPS, CONTROLLERS, PURE_V2, cli, inside, running, said, shell, start
 
-from pybox import host
 from pybox.result import Result
 from pybox.seen import Seen
 from pybox.spec import Limits, Spec
 
-CGROUPS = host.probe().cgroups
-HAVE = CGROUPS.controllers if PURE_V2 else {name for name, _ in CGROUPS.v1}
 VERSION = "cgroup v2" if PURE_V2 else "cgroup v1"
 MIB = 1 << 20
 
 
 def needs(*controllers: str) -> pytest.MarkDecorator:
-    missing = [name for name in controllers if name not in HAVE]
+    missing = [name for name in controllers if name not in CONTROLLERS]
     return pytest.mark.skipif(bool(missing), reason=f"this kernel has no cgroup controller {', '.join(missing)}")
 
 
@@ -43,7 +40,7 @@ def test_running_out_of_memory_is_told_as_such(init: bool) -> None:
 def test_being_killed_is_not_running_out_of_memory(init: bool) -> None:
     with running(Spec("busybox", ("sleep", "1000"), init=init)) as (_, child, _):
         assert child.pid > 0
-    result = pybox.run("busybox", ["sh", "-c", "kill -9 $$; sleep 1"] if init else ["true"], memory="64M" if "memory" in HAVE else None)
+    result = pybox.run("busybox", ["sh", "-c", "kill -9 $$; sleep 1"] if init else ["true"], memory="64M" if "memory" in CONTROLLERS else None)
     assert not init or (result.reason, result.exit_code, result.signal) == ("signal", 137, 9)
 
 

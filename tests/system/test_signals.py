@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -164,3 +165,17 @@ def test_the_command_inherits_no_blocked_or_ignored_signals() -> None:
     finally:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGUSR1})
         signal.signal(signal.SIGUSR2, before)
+
+
+@pytest.mark.parametrize("word", ["HUP", "INT"])
+def test_what_the_caller_ignores_stays_ignored(word: str) -> None:
+    """nohup(1) works: a signal that pybox was told to ignore is not passed on."""
+    from harness import PYBOX
+
+    words = ["sh", "-c", f"trap '' {word}; exec \"$@\"", "sh", *PYBOX, "run", "--rm", "busybox", "inside", "signals"]
+    with Popen(words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE) as process:
+        assert line(process) == "ready"
+        process.send_signal(getattr(signal, f"SIG{word}"))
+        process.send_signal(signal.SIGTERM)
+        assert line(process) == "TERM"
+        assert process.wait(TIMEOUT) == 7
