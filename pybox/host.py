@@ -107,6 +107,22 @@ def probe() -> Facts:
     )
 
 
+def top_entries() -> tuple[tuple[str, str, bool], ...]:
+    """Return (name, link, has mounts below) of the directories and symlinks of /, without those that the kernel makes up."""
+    targets = [line.split(" ")[4] for line in read("/proc/self/mountinfo").splitlines()]
+    found = []
+    with os.scandir("/") as entries:
+        for entry in sorted(entries, key=lambda entry: entry.name):
+            if entry.name in ("dev", "proc", "sys", "run", "lost+found"):
+                continue
+            below = any(target.startswith(f"/{entry.name}/") for target in targets)
+            if entry.is_symlink():
+                found.append((entry.name, os.readlink(entry.path), False))
+            elif entry.is_dir():
+                found.append((entry.name, "", below))
+    return tuple(found)
+
+
 def _version(release: str) -> tuple[int, int]:
     major, _, rest = release.partition(".")
     digits = rest[: len(rest) - len(rest.lstrip("0123456789"))]

@@ -14,7 +14,7 @@ from pybox.dirs import Dirs
 from pybox.errors import SpecError
 from pybox.image import store
 from pybox.kernel import cgroup, command, credentials, seccomp
-from pybox.kernel.inputs import Inputs
+from pybox.kernel.inputs import Inputs, TopEntry
 from pybox.plan import Plan, make
 from pybox.record import Record
 from pybox.result import Result
@@ -70,6 +70,7 @@ class Runtime:
             account=users.find(image, spec.user or image.config.user),
             sources=tuple(_kind(mount) for mount in spec.mounts),
             filter=self._filter(spec),
+            top=tuple(TopEntry(*entry) for entry in host.top_entries()) if image.id == "host" and not self.facts.root else (),
             keep_upper=keep_upper,
         )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno as errnos
 import os
 import time
+from tempfile import mkdtemp
 
 from pybox import state
 from pybox.doctor.item import Item
@@ -26,7 +27,6 @@ _NO_UPPER = ("overlay", "nfs", "nfs4", "vfat", "fuse", "9p", "hostfs")
 _GOOD_STORE = "export PYBOX_STORE=/var/tmp/pybox-store   (or another directory on ext4, xfs, btrfs, or tmpfs from Linux 6.6 on)"
 _LITTLE = 256 << 20  # bytes: less is not enough to import a Debian image
 _FEW = 10_000  # files: the same
-_ELSEWHERE = "export PYBOX_STORE=/var/tmp/pybox-{uid}/store PYBOX_STATE=/var/tmp/pybox-{uid}/state"
 
 
 def mounted_on(path: str) -> tuple[str, str]:
@@ -48,6 +48,7 @@ class Storage(Record):
     uid: int
     problem: str = ""
     mapped: bool = False  # the caller is root of a user namespace only
+    elsewhere: str = "/var/tmp"  # a directory in which this user can make others
     fstype: str = ""
     free: int = 0  # bytes, for this user
     files: int | None = None  # that can still be made, None where the file system does not count them
@@ -57,7 +58,14 @@ class Storage(Record):
 def storage(host: Host) -> Item:
     """Make a directory in the store, write extended attributes, ask how much is free."""
     dirs, uid = host.dirs, host.facts.uid
-    seen = Storage(dirs.store, dirs.state, uid, problem=host.store_problem or host.state_problem, mapped=host.settings.mapped)
+    seen = Storage(
+        dirs.store,
+        dirs.state,
+        uid,
+        problem=host.store_problem or host.state_problem,
+        mapped=host.settings.mapped,
+        elsewhere=_open_place(),
+    )
     if host.scratch:
         room = os.statvfs(host.scratch)
         files = room.f_favail if room.f_files else None
@@ -67,6 +75,18 @@ def storage(host: Host) -> Item:
             fstype=mounted_on(host.scratch)[1], free=room.f_bavail * room.f_frsize, files=files, attributes=attributes
         )
     return judge_storage(seen)
+
+
+def _open_place() -> str:
+    """Return a directory in which the caller can make directories: where TMPDIR says, else one that outlives a reboot."""
+    candidates = (os.environ.get("TMPDIR") or "/var/tmp", "/var/tmp", "/tmp", "/dev/shm")
+    for parent in candidates:
+        try:
+            os.rmdir(mkdtemp(prefix="pybox-doctor.", dir=parent))
+            return parent
+        except OSError:
+            continue
+    return candidates[0]
 
 
 def _attribute(path: str, name: str) -> str:
@@ -88,7 +108,8 @@ def judge_storage(seen: Storage) -> Item:
         "",
         details=(("store", seen.path), ("state", seen.state)),
     )
-    elsewhere = _ELSEWHERE.format(uid=seen.uid)
+    place = f"{seen.elsewhere}/pybox-{seen.uid}"
+    elsewhere = f"export PYBOX_STORE={place}/store PYBOX_STATE={place}/state"
     if seen.problem:
         return base.replace(level="fail", happened=seen.problem, lost="every run", fix=elsewhere, blocks=("run", "rootless"))
     count = "" if seen.files is None else f", {seen.files} files"

@@ -18,6 +18,14 @@ class Account(Record):
     home: str = "/"
 
 
+class TopEntry(Record):
+    """One entry of the machine's own root directory: a symlink, or a directory, perhaps with other mounts below it."""
+
+    name: str
+    link: str = ""  # where the symlink leads
+    mounts_below: bool = False
+
+
 class Inputs(Record):
     """Spec, facts and what was read from disk for it. The same inputs give the same plan."""
 
@@ -28,6 +36,7 @@ class Inputs(Record):
     account: Account = Account()
     sources: tuple[str, ...] = ()  # of spec.mounts, in order: "directory", "file", "device" or "tmpfs"
     filter: bytes = b""  # compiled seccomp program, b"" for none
+    top: tuple[TopEntry, ...] = ()  # of the image host, for a plain user
     keep_upper: bool = False  # the writable layer is looked at after the run
 
     @property

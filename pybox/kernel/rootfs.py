@@ -79,14 +79,14 @@ def stack(given: Inputs) -> Iterator[ChildStep]:
             yield MakeDirectory(f"scratch/l{number}")
             yield MapLayer(layer, f"scratch/l{number}")
         below = tuple(f"scratch/l{number}" for number in range(len(below)))
-    own = "uppers/CONTAINER-ID"
+    own = "scratch" if given.upper_in_memory else "uppers/CONTAINER-ID"
     if given.upper_in_memory:
-        own = "scratch"
         yield MakeDirectory("scratch/u")
         yield MakeDirectory("scratch/w")
-    yield MountOverlay(
-        below, f"{own}/u", f"{own}/w", userxattr=not given.facts.root, throw_away=not (given.keep_upper or given.upper_in_memory)
-    )
+    if given.top:
+        yield from _own_root(given, own)
+    else:
+        yield _overlay(given, below, own, "", "mnt")
     for name, path in _host_sources(given):
         yield OpenSource(path, name)
     for number, (mount, kind) in enumerate(zip(given.spec.mounts, given.sources, strict=True)):
@@ -96,6 +96,36 @@ def stack(given: Inputs) -> Iterator[ChildStep]:
             flags += ["MOUNT_ATTR_NOSUID"] if kind == "device" else ["MOUNT_ATTR_NOSUID", "MOUNT_ATTR_NODEV"]
             yield SetMountFlags(f"volume{number}", tuple(flags))
     yield GoTo("mnt")
+
+
+def _overlay(given: Inputs, below: tuple[str, ...], own: str, name: str, target: str) -> MountOverlay:
+    # a layer that nobody will look at after a crash need not reach the disk; in memory there is none
+    volatile = not (given.keep_upper or given.upper_in_memory)
+    return MountOverlay(below, f"{own}/u{name}", f"{own}/w{name}", target, userxattr=not given.facts.root, throw_away=volatile)
+
+
+def _own_root(given: Inputs, own: str) -> Iterator[ChildStep]:
+    """Yield the machine's own root for a plain user, directory by directory.
+
+    In a user namespace the host's mounts are locked together: / can't be a layer, because without the mounts on it one
+    would see what they hide. Each directory that has none below it can; one that has is shown as it is, read-only.
+    """
+    yield MountKernelFs("tmpfs", "mnt", ("MS_NOSUID", "MS_NODEV"), "mode=0755")
+    yield MakeDirectory("mnt/run")
+    for entry in given.top:
+        if entry.link:
+            yield MakeSymlink(entry.link, f"mnt/{entry.name}")
+            continue
+        yield MakeDirectory(f"mnt/{entry.name}")
+        if entry.mounts_below:
+            yield OpenSource(f"/{entry.name}", f"top:{entry.name}")
+            yield SetMountFlags(f"top:{entry.name}", ("MOUNT_ATTR_RDONLY", "MOUNT_ATTR_NOSUID", "MOUNT_ATTR_NODEV"))
+            yield OpenTarget(f"mnt/{entry.name}", f"at:top:{entry.name}")
+            yield PlaceMount(f"top:{entry.name}", f"at:top:{entry.name}", f"/{entry.name}", read_only=True)
+            continue
+        for part in ("u", "w"):
+            yield MakeDirectory(f"{own}/{part}/{entry.name}")
+        yield _overlay(given, (f"/{entry.name}",), own, f"/{entry.name}", f"mnt/{entry.name}")
 
 
 def _relative(layer: str, store: str) -> str:

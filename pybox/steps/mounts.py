@@ -6,6 +6,8 @@ everything is mounted from inside the new root, where no symlink of an image or 
 
 from __future__ import annotations
 
+import os
+
 from pybox.steps.base import ChildStep, flags_text, quote
 
 TYPE_CHECKING = False
@@ -84,8 +86,8 @@ class MountOverlay(ChildStep):
         )
 
     def check(self, seen: Seen) -> bool:
-        root = seen.mount("/")
-        return root is not None and root.fstype == "overlay" and any(seen.named(self.upper) in o for o in root.super_options)
+        found = seen.mount(self.target.removeprefix("mnt") or "/")
+        return found is not None and found.fstype == "overlay" and any(seen.named(self.upper) in o for o in found.super_options)
 
 
 class MapLayer(ChildStep):
@@ -212,7 +214,7 @@ class PivotRoot(ChildStep):
 
     def check(self, seen: Seen) -> bool:
         root = seen.mount("/")
-        return root is not None and root.fstype == "overlay"
+        return root is not None and root.fstype in ("overlay", "tmpfs") and os.path.exists(seen.inside("/proc/self"))
 
 
 class DetachOldRoot(ChildStep):

@@ -204,4 +204,4 @@ class MakeSymlink(ChildStep):
         table.row("PB_SYMLINK", a=table.text(self.to), b=table.text(self.path))
 
     def check(self, seen: Seen) -> bool:
-        return os.readlink(seen.inside(self.path)) == self.to
+        return os.readlink(seen.inside(f"/{self.path.removeprefix('mnt').lstrip('/')}")) == self.to
