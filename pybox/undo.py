@@ -69,54 +69,70 @@ def _kill_group(path: str) -> None:
 
 
 def remove_tree(path: str) -> None:
-    """Remove a directory tree by fds: nothing in it is followed. What overlayfs left with mode 0 is opened up first."""
-    parent, _, name = path.rpartition("/")
-    try:
-        fd = os.open(parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return
-    try:
-        _remove_below(fd, name)
-    finally:
-        os.close(fd)
+    """Remove a directory tree. Nothing in it is followed, and no depth of it is too much: a container made it.
 
-
-def _remove_below(dirfd: int, name: str) -> None:
+    Each directory found is moved up to the top before it is emptied, so there is neither recursion nor a path that grows.
+    """
     try:
-        os.rmdir(name, dir_fd=dirfd)
+        os.rmdir(path)
         return
     except FileNotFoundError:
         return
     except OSError:
         pass
+    top = _open_directory(path, None)
     try:
-        fd = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=dirfd)
-    except PermissionError:
-        os.chmod(name, 0o700, dir_fd=dirfd)  # a plain user's own directory, closed by its mode
-        fd = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=dirfd)
-    except NotADirectoryError:
-        os.unlink(name, dir_fd=dirfd)
-        return
-    except OSError as error:
-        if error.errno != 40:  # ELOOP: a symlink, which is a name to remove and not a way to follow
-            raise
-        os.unlink(name, dir_fd=dirfd)
-        return
-    try:
-        with os.scandir(fd) as entries:
-            found = [(entry.name, entry.is_dir(follow_symlinks=False)) for entry in entries]
-        if any(not is_dir for _, is_dir in found) or found:
-            mode = os.fstat(fd).st_mode
-            if mode & 0o300 != 0o300 and os.geteuid() != 0:
-                os.fchmod(fd, 0o700)
-        for child, is_dir in found:
-            if is_dir:
-                _remove_below(fd, child)
-            else:
-                os.unlink(child, dir_fd=fd)
+        count = 0
+        while found := _entries(top):
+            for name, is_dir in found:
+                if not is_dir:
+                    os.unlink(name, dir_fd=top)
+                    continue
+                here = _open_directory(name, top)
+                try:
+                    for child, child_is_dir in _entries(here):
+                        if not child_is_dir:
+                            os.unlink(child, dir_fd=here)
+                        else:
+                            count = _move_up(child, here, top, count)
+                finally:
+                    os.close(here)
+                os.rmdir(name, dir_fd=top)
     finally:
-        os.close(fd)
-    os.rmdir(name, dir_fd=dirfd)
+        os.close(top)
+    os.rmdir(path)
+
+
+def _entries(fd: int) -> list[tuple[str, bool]]:
+    with os.scandir(fd) as entries:
+        return [(entry.name, entry.is_dir(follow_symlinks=False)) for entry in entries]
+
+
+def _open_directory(name: str, dir_fd: int | None) -> int:
+    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+    if os.geteuid() != 0:
+        os.chmod(name, 0o700, dir_fd=dir_fd)  # a plain user's own, perhaps closed by its mode: overlayfs leaves such
+    return os.open(name, flags, dir_fd=dir_fd)
+
+
+def _move_up(child: str, here: int, top: int, count: int) -> int:
+    try:
+        os.rmdir(child, dir_fd=here)
+        return count
+    except OSError:
+        pass
+    if os.geteuid() != 0:
+        os.chmod(child, 0o700, dir_fd=here)  # its ".." changes, so it must be writable
+    while True:
+        count += 1
+        try:
+            os.rename(child, f"{count}~", src_dir_fd=here, dst_dir_fd=top)
+            return count
+        except (FileExistsError, NotADirectoryError):
+            continue
+        except OSError as error:
+            if error.errno != 39:  # ENOTEMPTY: the name is taken
+                raise
 
 
 VERBS = {"unlink": remove_link, "group": remove_group, "tree": remove_tree}

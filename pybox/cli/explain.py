@@ -56,7 +56,7 @@ def explain(where: Dirs, words: list[str]) -> int:
             raise SpecError("step", only, f"must be between 1 and {len(views)}")
         views = [views[int(only) - 1]]
     if form == "json":
-        document: dict[str, Json] = {
+        document = {
             "schema": "pybox.plan/1",
             "image": spec.image,
             "effective": dict(plan.effective),

@@ -102,9 +102,9 @@ def running(spec: Spec) -> Iterator[tuple[Seen, Child, str]]:
         thread.join()
 
 
-def eventually(question: Callable[[], bool]) -> bool:
+def eventually(question: Callable[[], bool], seconds: float = TIMEOUT) -> bool:
     """Ask again and again until the answer is yes; False when it never is."""
-    limit = time.monotonic() + TIMEOUT
+    limit = time.monotonic() + seconds
     while not question():
         if time.monotonic() > limit:
             return False

@@ -119,7 +119,7 @@ def test_2016_9962_only_the_streams_are_open_in_the_command(init: bool) -> None:
 def test_2016_9962_pybox_init_holds_its_leash_and_nothing_of_the_hosts() -> None:
     rows = said(shell("ls -l /proc/1/fd | tail -n +2 | sed 's/.* \\([0-9]*\\) -> /\\1 /'")).splitlines()
     extra = [target.split(":")[0] for number, target in (row.split(" ", 1) for row in rows) if int(number) > 2]
-    assert sorted(extra) == ["anon_inode", "socket"]
+    assert "socket" in extra and set(extra) <= {"anon_inode", "socket"}  # the leash; a signalfd, as soon as the command runs
 
 
 def test_2016_9962_pybox_cannot_be_traced_while_a_child_shares_its_memory(tmp_path: Path) -> None:
@@ -534,7 +534,7 @@ def test_2020_15257_pybox_has_no_abstract_socket() -> None:
     with running(Spec("busybox", ("sleep", "1000"))):
         assert not {name for name in abstract() - before if "pybox" in name}
     with running(Spec("busybox", ("sleep", "1000"), network="host")) as (seen, _, _):
-        assert "pybox" not in seen.file("net/unix")
+        assert not [line for line in seen.file("net/unix").splitlines() if "pybox" in line.partition("@")[2]]
 
 
 def test_2023_30549_no_file_of_the_package_has_rights_of_its_own() -> None:

@@ -52,11 +52,8 @@ def test_pid_host_shows_the_hosts_processes() -> None:
 
 
 def test_with_pid_host_no_process_of_it_survives_its_command() -> None:
-    before = set(os.listdir("/proc"))
-    result = shell("sleep 1000 >/dev/null 2>&1 & echo $!", pid="host")
-    left = said(result)
-    assert left not in before
-    assert not os.path.exists(f"/proc/{left}") or "sleep" not in Path(f"/proc/{left}/comm").read_text()
+    left = said(shell("sleep 1000 >/dev/null 2>&1 & echo $!", pid="host"))
+    assert not os.path.exists(f"/proc/{left}/exe")  # gone, or a zombie
 
 
 def test_the_host_keeps_its_name() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 
 import pytest
 from harness import cli
@@ -32,9 +33,12 @@ def kept(*command: str) -> str:
 def test_a_kept_container_is_removed_whatever_it_wrote(command: tuple[str, ...]) -> None:
     identity = kept(*command)
     assert os.listdir(dirs.current().uppers) == [identity]
-    done = cli("rm", "kept")
-    assert (done.returncode, done.stdout, done.stderr) == (0, identity + "\n", "")
-    assert os.listdir(dirs.current().uppers) == []
+    try:
+        done = cli("rm", "kept")
+        assert (done.returncode, done.stdout, done.stderr) == (0, identity + "\n", "")
+        assert os.listdir(dirs.current().uppers) == []
+    finally:  # for the tests after this one
+        subprocess.run(["rm", "-rf", f"{dirs.current().uppers}/{identity}"], check=True)
 
 
 def test_a_running_container_is_not_removed() -> None:

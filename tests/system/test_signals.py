@@ -88,8 +88,10 @@ def killed(*options: str) -> Iterator[str]:
         assert members(namespace)
         process.kill()
         process.wait()
+    try:
         yield namespace
-    cli("gc")
+    finally:
+        cli("gc")
 
 
 def members(namespace: str) -> list[str]:
@@ -104,9 +106,20 @@ def members(namespace: str) -> list[str]:
     return found
 
 
-@pytest.mark.parametrize("options", [(), ("--no-init",), ("--userns",), ("-u", "alice"), ("--pid", "host")], ids=" ".join)
+SURVIVES = pytest.mark.xfail(strict=True, reason="without a PID namespace only pybox-init is killed at once; the rest waits for gc")
+
+
+@pytest.mark.parametrize(
+    "options", [(), ("--no-init",), ("--userns",), ("-u", "alice"), pytest.param(("--pid", "host"), marks=SURVIVES)], ids=" ".join
+)
 def test_when_pybox_is_killed_the_container_dies_too(options: tuple[str, ...]) -> None:
     with killed(*options) as namespace:
+        assert eventually(lambda: not members(namespace), seconds=TIMEOUT if options[:1] != ("--pid",) else 3)
+
+
+def test_gc_ends_what_a_killed_pybox_left_running_in_the_hosts_pid_namespace() -> None:
+    with killed("--pid", "host") as namespace:
+        cli("gc")
         assert eventually(lambda: not members(namespace))
 
 
