@@ -24,6 +24,7 @@ MASKED = (  # facts/security.md 2: what docker and podman hide, of proc_pid(5), 
     "/sys/firmware",
     "/sys/fs/selinux",
 )
+SELF_GROUP = "pybox-self"
 READ_ONLY = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger")
 _CPUS = "/sys/devices/system/cpu"
 
@@ -48,6 +49,7 @@ class Facts(Record):
     """What is true on this host, for this caller."""
 
     uid: int
+    root: bool  # the machine's root, not that of a user namespace
     gid: int
     machine: str
     release: str
@@ -60,11 +62,6 @@ class Facts(Record):
     subgid: tuple[int, int] | None = None
     capabilities: int = 0  # effective, as a mask
     tmpfs_user_xattr: bool = True  # Linux 6.6; overlayfs of a plain user keeps its notes in them
-
-    @property
-    def root(self) -> bool:
-        """Whether the caller is the machine's root."""
-        return self.uid == 0
 
 
 def read(path: str, default: str = "") -> str:
@@ -88,20 +85,24 @@ def probe() -> Facts:
     """Look at the host. Costs well under a millisecond; raises nothing: what can't be read is reported as absent."""
     uname = os.uname()
     uid = os.geteuid()
+    # root of a user namespace has the number, but none of the host's rights: it goes the plain user's way
+    root = uid == 0 and read("/proc/self/uid_map").split() == ["0", "0", "4294967295"]
+    helpers = not root and _in_path("newuidmap") and _in_path("newgidmap")
     status = read("/proc/self/status")
     effective = status.partition("CapEff:")[2][:18].strip() or "0"
     return Facts(
         uid=uid,
+        root=root,
         gid=os.getegid(),
         machine=uname.machine,
         release=uname.release,
         last_cap=int(read("/proc/sys/kernel/cap_last_cap", "40")),
-        cgroups=probe_cgroups(uid),
+        cgroups=probe_cgroups(root),
         masked=_masked(),
         read_only=tuple(path for path in READ_ONLY if os.path.exists(path)),
         cpus=os.cpu_count() or 1,
-        subuid=_subordinate("/etc/subuid", uid) if uid else None,
-        subgid=_subordinate("/etc/subgid", uid) if uid else None,
+        subuid=_subordinate("/etc/subuid", uid) if helpers else None,
+        subgid=_subordinate("/etc/subgid", uid) if helpers else None,
         capabilities=int(effective, 16),
         tmpfs_user_xattr=_version(uname.release) >= (6, 6),
     )
@@ -147,6 +148,10 @@ def _masked() -> tuple[tuple[str, bool], ...]:
     return tuple(found)
 
 
+def _in_path(program: str) -> bool:
+    return any(os.access(f"{directory}/{program}", os.X_OK) for directory in os.environ.get("PATH", "").split(":"))
+
+
 def _subordinate(path: str, uid: int) -> tuple[int, int] | None:
     """Return the caller's first range of a subuid(5) file."""
     text = read(path)
@@ -164,7 +169,7 @@ def _subordinate(path: str, uid: int) -> tuple[int, int] | None:
     return None
 
 
-def probe_cgroups(uid: int) -> Cgroups:
+def probe_cgroups(root_user: bool) -> Cgroups:
     """Find where groups can be made; see cgroups(7). Only reads: whether a limit really holds is seen when it is written."""
     own: dict[str, str] = {}
     for line in read("/proc/self/cgroup").splitlines():
@@ -193,9 +198,9 @@ def probe_cgroups(uid: int) -> Cgroups:
     here = mountpoint + own.get("", "").removeprefix(root)
     if v1:
         return Cgroups(
-            unified=here if uid == 0 else None, v1=v1 if uid == 0 else (), problem="cgroup v1 (hybrid) host", swap=swap
+            unified=here if root_user else None, v1=v1 if root_user else (), problem="cgroup v1 (hybrid) host", swap=swap
         )
-    if uid == 0:
+    if root_user:
         # not below our own group: the no-internal-process rule of cgroups(7) forbids controllers in a group that has processes
         available = frozenset(read(f"{mountpoint}/cgroup.controllers").split())
         return Cgroups(unified=mountpoint, controllers=available, swap=swap)
@@ -204,6 +209,7 @@ def probe_cgroups(uid: int) -> Cgroups:
 
 def _delegated(here: str, swap: bool) -> Cgroups:
     """Judge a plain user's own group: usable when systemd (or an administrator) has delegated it."""
+    here = here.removesuffix(f"/{SELF_GROUP}")  # where an earlier run has moved us out of the way
     fix = "run it through: systemd-run --user --scope -p Delegate=yes pybox ..."
     if not os.access(here, os.W_OK) or not os.access(f"{here}/cgroup.subtree_control", os.W_OK):
         return Cgroups(problem=f"{here} is not delegated to uid {os.geteuid()}", fix=fix, swap=swap)

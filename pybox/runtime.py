@@ -70,6 +70,7 @@ class Runtime:
             account=users.find(image, spec.user or image.config.user),
             sources=tuple(_kind(mount) for mount in spec.mounts),
             filter=self._filter(spec),
+            etc_mode=users.etc_mode(image, (self.facts.uid, self.facts.gid)),
             top=tuple(TopEntry(*entry) for entry in host.top_entries()) if image.id == "host" and not self.facts.root else (),
             keep_upper=keep_upper,
         )

@@ -42,6 +42,18 @@ def read_in_image(image: Image, path: str) -> str:
     return ""
 
 
+def etc_mode(image: Image, owner: tuple[int, int]) -> int | None:
+    """Return the mode of the image's /etc if a fresh directory of that mode can stand above it: same owner, no attributes."""
+    for layer in image.layers:
+        try:
+            status = os.lstat(f"{layer}/etc")
+            plain = status.st_mode & 0o170000 == 0o040000 and (status.st_uid, status.st_gid) == owner
+            return status.st_mode & 0o7777 if plain and not os.listxattr(f"{layer}/etc", follow_symlinks=False) else None
+        except OSError:
+            continue
+    return None
+
+
 def _rows(text: str, fields: int) -> Iterator[list[str]]:
     for line in text.splitlines():
         row = line.split(":")

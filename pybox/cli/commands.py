@@ -33,7 +33,7 @@ COMMANDS = (
     Command(
         "doctor",
         LOOK,
-        "doctor [--format json|text]",
+        "doctor [ITEM] [--format json|text] [--for run|rootless]",
         "try what this host can do, and say how to mend the rest",
         "doctor",
         "doctor",

@@ -85,12 +85,12 @@ def prepare(given: Inputs) -> Iterator[HostStep]:
     for controller, path in groups(given):
         if controller == "":
             if facts.cgroups.pure and held and facts.cgroups.unified:
-                yield EnableControllers(facts.cgroups.unified, _controllers(given))
+                yield EnableControllers(facts.cgroups.unified, _controllers(given), step_aside=not facts.root)
             yield MakeGroup(path, "cgroup")
         else:
             yield MakeGroup(path, f"cgroup:{controller}", join="cgroup.procs")
         for name, value, option, optional in _values(controller, limits, facts):
-            if option in held:
+            if option.removesuffix("-swap") in held:
                 yield SetLimit(f"{path}/{name}", value, option, optional, best_effort)
 
 
@@ -98,16 +98,14 @@ def _values(controller: str, limits: Limits, facts: Facts) -> Iterator[tuple[str
     """Yield (file, value, option, optional) for one group; "" means all controllers, in cgroup v2 words."""
     v2 = controller == ""
     swap = limits.memory_swap
-    explicit = swap is not None
     if limits.memory is not None and (v2 or controller == "memory"):
         yield "memory.max" if v2 else "memory.limit_in_bytes", str(limits.memory), "--memory", False
-        # docker's rule: as much swap again as memory, when nothing is said
+        # docker's rule: as much swap again as memory, when nothing is said; on a host without swap there is nothing to say
         total = 2 * limits.memory if swap is None else swap
-        if v2:
-            value = "max" if total == -1 else str(total - limits.memory)
-            yield "memory.swap.max", value, "--memory", not (explicit and facts.cgroups.swap)
-        else:
-            yield "memory.memsw.limit_in_bytes", str(total), "--memory", not (explicit and facts.cgroups.swap)
+        if v2 and (swap is not None or facts.cgroups.swap):
+            yield "memory.swap.max", "max" if total == -1 else str(total - limits.memory), "--memory-swap", not facts.cgroups.swap
+        elif swap is not None or facts.cgroups.swap:
+            yield "memory.memsw.limit_in_bytes", str(total), "--memory-swap", not facts.cgroups.swap
     if limits.pids is not None and (v2 or controller == "pids"):
         yield "pids.max", str(limits.pids), "--pids-limit", False
     if limits.cpus is not None and (v2 or controller == "cpu"):

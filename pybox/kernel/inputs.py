@@ -36,6 +36,7 @@ class Inputs(Record):
     account: Account = Account()
     sources: tuple[str, ...] = ()  # of spec.mounts, in order: "directory", "file", "device" or "tmpfs"
     filter: bytes = b""  # compiled seccomp program, b"" for none
+    etc_mode: int | None = None  # of the image's /etc, when it is a plain directory that belongs to the container's root
     top: tuple[TopEntry, ...] = ()  # of the image host, for a plain user
     keep_upper: bool = False  # the writable layer is looked at after the run
 

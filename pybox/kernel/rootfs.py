@@ -65,14 +65,20 @@ def _files(given: Inputs) -> tuple[tuple[str, str, bool], ...]:
     return tuple(files)
 
 
+def _files_in_upper(given: Inputs) -> bool:
+    """Whether they can simply be written into the writable layer: it is thrown away unseen, and three mounts are saved."""
+    return given.upper_in_memory and given.etc_mode is not None and not given.top
+
+
 def stack(given: Inputs) -> Iterator[ChildStep]:
     """Yield the overlay and the taking hold of sources: all that needs the host in sight."""
     yield PrivateMounts()
     yield GoTo(given.dirs.store)
     yield MountKernelFs("tmpfs", "scratch", _QUIET, "mode=0755")
-    for name, text, mine in _files(given):
-        yield MakeFile(f"scratch/{name}", text, mine=mine)
-        yield OpenSource(f"scratch/{name}", f"etc:{name}", recursive=False)
+    if not _files_in_upper(given):
+        for name, text, mine in _files(given):
+            yield MakeFile(f"scratch/{name}", text, mine=mine)
+            yield OpenSource(f"scratch/{name}", f"etc:{name}", recursive=False)
     below = tuple(_relative(layer, given.dirs.store) for layer in given.image.layers)
     if given.mapped_by_root:
         for number, layer in enumerate(below):
@@ -83,6 +89,10 @@ def stack(given: Inputs) -> Iterator[ChildStep]:
     if given.upper_in_memory:
         yield MakeDirectory("scratch/u")
         yield MakeDirectory("scratch/w")
+    if _files_in_upper(given):
+        yield MakeDirectory("scratch/u/etc", given.etc_mode or 0)
+        for name, text, mine in _files(given):
+            yield MakeFile(f"scratch/u/etc/{name}", text, mine=mine)
     if given.top:
         yield from _own_root(given, own)
     else:
@@ -164,7 +174,9 @@ def steps(given: Inputs) -> Iterator[ChildStep]:
     yield from _covers(given)
     yield DetachOldRoot()
     yield GoTo("/")
-    held = {slot for slot, _ in _host_sources(given)} | {f"etc:{name}" for name, _, _ in _files(given)}
+    held = {slot for slot, _ in _host_sources(given)}
+    if not _files_in_upper(given):
+        held |= {f"etc:{name}" for name, _, _ in _files(given)}
     for name in ("hostname", "hosts", "resolv.conf"):
         if f"etc:{name}" in held:
             yield OpenTarget(f"/etc/{name}", f"at:{name}", file=True)

@@ -9,7 +9,7 @@ import os
 
 from pybox import native
 from pybox.errors import LimitError, PyboxError
-from pybox.host import read
+from pybox.host import SELF_GROUP, read
 from pybox.steps.base import Desk, HostStep
 
 TYPE_CHECKING = False
@@ -78,12 +78,17 @@ class MakeUpper(HostStep):
 
 
 class EnableControllers(HostStep):
-    """Let groups below a cgroup2 group have controllers. It stays: it takes nothing from anybody."""
+    """Let groups below a cgroup2 group have controllers. It stays: it takes nothing from anybody.
+
+    A group that has processes can't have controllers below it (the no-internal-process rule). A plain user's pybox runs in the
+    very group that was delegated to it, so it first moves itself out of the way, into a group of its own beside its containers.
+    """
 
     call: ClassVar[str] = "write"
     man: ClassVar[str] = "cgroups(7)"
     group: str
     controllers: tuple[str, ...]
+    step_aside: bool = False
 
     def describe(self) -> str:
         return f"enable {', '.join(self.controllers)} below {self.group}"
@@ -98,6 +103,8 @@ class EnableControllers(HostStep):
         missing = [name for name in self.controllers if name not in read(path).split()]
         if not missing:
             return
+        if self.step_aside:
+            self._step_aside()
         try:
             _write(path, " ".join("+" + name for name in missing))
         except OSError as error:
@@ -113,6 +120,18 @@ class EnableControllers(HostStep):
                     "run it through: systemd-run --user --scope -p Delegate=yes pybox ...",
                 ) from None
             raise
+
+    def _step_aside(self) -> None:
+        own = str(os.getpid())
+        others = [pid for pid in read(f"{self.group}/cgroup.procs").split() if pid != own]
+        if others:  # said before anything is written: half of the controllers would make the group threaded
+            raise LimitError(
+                f"cannot enable {', '.join(self.controllers)} in {self.group}: processes {' '.join(others[:5])} are in it",
+                "run only pybox in a scope of its own: systemd-run --user --scope -p Delegate=yes pybox ...",
+            )
+        if own in read(f"{self.group}/cgroup.procs").split():
+            os.makedirs(f"{self.group}/{SELF_GROUP}", 0o755, exist_ok=True)
+            _write(f"{self.group}/{SELF_GROUP}/cgroup.procs", own)
 
     def check(self, seen: Seen) -> bool:
         return set(self.controllers) <= set(read(f"{self.group}/cgroup.subtree_control").split())
