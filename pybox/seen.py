@@ -78,7 +78,7 @@ class Seen:
 
     def inside(self, path: str) -> str:
         """Return the host's name of a path of the container. Only for looking: a hostile container may put symlinks there."""
-        return f"/proc/{self.pid}/root{path}"
+        return f"/proc/{self.pid}/root{'/' if path == '.' else path}"
 
     def named(self, text: str) -> str:
         """Put the container's id where a plan has its token."""

@@ -6,8 +6,6 @@ everything is mounted from inside the new root, where no symlink of an image or 
 
 from __future__ import annotations
 
-import os
-
 from pybox.steps.base import ChildStep, flags_text, quote
 
 TYPE_CHECKING = False
@@ -214,7 +212,7 @@ class PivotRoot(ChildStep):
 
     def check(self, seen: Seen) -> bool:
         root = seen.mount("/")
-        return root is not None and root.fstype in ("overlay", "tmpfs") and os.path.exists(seen.inside("/proc/self"))
+        return root is not None and root.fstype in ("overlay", "tmpfs")
 
 
 class DetachOldRoot(ChildStep):
@@ -299,7 +297,8 @@ class Cover(ChildStep):
 
     def check(self, seen: Seen) -> bool:
         found = seen.mount(self.path)
-        return found is not None and found.fstype == "tmpfs"
+        # our own /dev is a tmpfs; in a user namespace its null is the host's, on devtmpfs where the host has one
+        return found is not None and found.fstype in ("tmpfs", "devtmpfs")
 
 
 class MakeReadOnly(ChildStep):
