@@ -32,10 +32,10 @@ class PyboxError(Exception):
 
 
 class SpecError(PyboxError):
-    """What was asked for makes no sense: names the field, the value and the reason."""
+    """What was asked for makes no sense: names the field, the value (if there is one) and the reason."""
 
     def __init__(self, field: str, value: object, reason: str, hint: str | None = None) -> None:
-        super().__init__(f"{field}: {value!r}: {reason}", hint)
+        super().__init__(f"{field}: {reason}" if value == "" else f"{field}: {value!r}: {reason}", hint)
         self.field = field
         self.value = value
         self.reason = reason

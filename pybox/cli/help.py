@@ -31,4 +31,8 @@ def command_help(command: Command) -> str:
             "",
             "Exit status: the command's own; 125 pybox failed, 126 it can't be executed, 127 not found, 128+n signal n.",
         ]
+    elif command.module == "images" and command.name != "image":
+        from pybox.cli.images import help_of
+
+        lines += ["", help_of(command.name)]
     return "\n".join(lines)

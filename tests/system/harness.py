@@ -180,8 +180,9 @@ def children() -> dict[int, str]:
 
 
 def groups() -> set[str]:
-    """Return the control groups of pybox's, in all hierarchies."""
-    return {f"{path}/{name}" for path, names, _ in os.walk("/sys/fs/cgroup") for name in names if name.startswith("pybox")}
+    """Return the control groups of pybox's below where we may make them; other people's are elsewhere or soon gone."""
+    places = {CGROUPS.unified, *(path for _, path in CGROUPS.v1)} - {None}
+    return {f"{place}/{name}" for place in places for name in os.listdir(str(place)) if name.startswith("pybox-")}
 
 
 def below(*folders: str) -> set[str]:
@@ -254,7 +255,8 @@ def differences(before: Snapshot) -> dict[str, object]:
         was, now = before[name], after[name]
         if was != now:
             if isinstance(was, set) and isinstance(now, set):
-                found[name] = {"new": now - was, "gone": was - now}
+                if now - was or name != "groups":  # a group that is gone was another's
+                    found[name] = {"new": now - was, "gone": was - now}
             elif isinstance(was, dict) and isinstance(now, dict):
                 found[name] = {"new": dict(now.items() - was.items()), "gone": dict(was.items() - now.items())}
             else:

@@ -286,6 +286,7 @@ def test_a_dangling_symlink_of_the_image_is_no_hindrance(image: Images) -> None:
 def test_set_user_id_programs_and_devices_of_a_volume_do_not_work(tmp_path: Path, tree: Path) -> None:
     import shutil
 
+    tmp_path.chmod(0o755)
     shutil.copy(tree / "bin/inside", tmp_path / "suid")
     (tmp_path / "suid").chmod(0o4755)
     os.mknod(tmp_path / "null", 0o666 | stat.S_IFCHR, os.makedev(1, 3))

@@ -173,7 +173,7 @@ def test_the_command_inherits_no_blocked_or_ignored_signals() -> None:
     before = signal.signal(signal.SIGUSR2, signal.SIG_IGN)
     try:
         for init in (True, False):
-            found = shell("grep -E 'Sig(Blk|Ign)' /proc/self/status", init=init)
+            found = pybox.run("busybox", ["grep", "-E", "Sig(Blk|Ign)", "/proc/self/status"], init=init)
             assert (found.stdout or b"").split() == [b"SigBlk:", b"0" * 16, b"SigIgn:", b"0" * 16]
     finally:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGUSR1})

@@ -66,7 +66,7 @@ def kinds(base: type[Step]) -> set[type[Step]]:
     found = set()
     for kind in base.__subclasses__():
         found |= {kind} | kinds(kind)
-    return found
+    return {kind for kind in found if kind.__module__.startswith("pybox.")}  # other tests make their own
 
 
 def test_every_kind_of_step_is_in_one_of_these_plans(volume: str) -> None:
