@@ -57,23 +57,17 @@ class Record(metaclass=_RecordType):
     def __init__(self, *args: object, **kwargs: object) -> None:
         put = object.__setattr__
         fields = self._fields
-        if len(args) > len(fields):
-            raise TypeError(f"{type(self).__name__} takes {len(fields)} arguments, got {len(args)}")
-        for field, value in zip(fields, args, strict=False):
-            put(self, field, value)
-        for position, (field, default) in enumerate(fields.items()):
-            if position < len(args):
-                if field in kwargs:
-                    raise TypeError(f"{type(self).__name__} got {field} twice")
-            elif field in kwargs:
-                put(self, field, kwargs.pop(field))
-            elif default is _MISSING:
+        given = dict(zip(fields, args, strict=False))
+        if len(args) > len(fields) or any(field in given for field in kwargs):
+            raise TypeError(f"{type(self).__name__}: more values than fields, or one given twice")
+        given.update(kwargs)
+        for field, default in fields.items():
+            value = given.pop(field, default)
+            if value is _MISSING:
                 raise TypeError(f"{type(self).__name__} needs {field}")
-            else:
-                put(self, field, default)
-        for field in kwargs:
-            if field not in fields:
-                raise TypeError(f"{type(self).__name__} has no field {field}")
+            put(self, field, value)
+        if given:
+            raise TypeError(f"{type(self).__name__} has no field {', '.join(given)}")
         self.validate()
 
     def validate(self) -> None:
