@@ -10,11 +10,38 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/openat2.h>
+#include <string.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/vfs.h>
 #include <unistd.h>
 
 #include "pybox.h"
+
+/* Whether a program, or the interpreter that its #! line names, is reached through a magic link. /proc/self/exe would be the
+ * host's python until exec has happened, which the container could hold on to and write to later (CVE-2019-5736). */
+static inline int pb_by_magic_link(const char *path)
+{
+	struct open_how how = {.flags = O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY, .resolve = RESOLVE_NO_MAGICLINKS};
+	char line[257]; /* the kernel reads no more than BINPRM_BUF_SIZE, 256, and follows 5 interpreters: exec(2), binfmt_script.c */
+
+	for (int depth = 0; depth < 6; depth++) {
+		int fd = (int)syscall(SYS_openat2, AT_FDCWD, path, &how, sizeof(how));
+		ssize_t n;
+
+		if (fd < 0)
+			return errno == ELOOP;
+		n = read(fd, line, sizeof(line) - 1);
+		close(fd);
+		if (n < 3 || line[0] != '#' || line[1] != '!')
+			return 0;
+		line[n] = '\0';
+		path = line + 2 + strspn(line + 2, " \t");
+		line[path - line + (ssize_t)strcspn(path, " \t\n")] = '\0';
+	}
+	return 0;
+}
 
 /* Try each path in turn, as execvp(3) does along PATH: a missing file lets the next one try, a file that is there but can't be
  * executed ends the search. Returns only on failure, with errno and the index of the path to blame. */
@@ -24,6 +51,10 @@ static inline uint32_t pb_exec_first(const char *const *paths, uint32_t count, c
 	int denied = 0;
 
 	for (uint32_t i = 0; i < count; i++) {
+		if (pb_by_magic_link(paths[i])) {
+			errno = ELOOP;
+			return i;
+		}
 		execve(paths[i], argv, envp);
 		if (errno == EACCES) {
 			/* a directory of PATH may be closed to us; remember the first, as execvp(3) does */

@@ -21,6 +21,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/signalfd.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
@@ -37,8 +38,12 @@ static struct {
 
 static void say(uint32_t word, int value)
 {
-	const struct pb_message message = {.word = word, .value = value};
+	struct pb_message message = {.word = word, .value = value};
+	struct rusage used;
 
+	/* of the command and what it waited for; in pybox-init's own account is the memory of pybox, which it shared until exec */
+	if (word == PB_ENDED && getrusage(RUSAGE_CHILDREN, &used) == 0)
+		message.maxrss_kb = used.ru_maxrss;
 	/* nobody to hear it is no reason to die of SIGPIPE: the poll loop sees the hang-up */
 	send(LEASH, &message, sizeof(message), MSG_NOSIGNAL);
 }

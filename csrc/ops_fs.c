@@ -5,11 +5,13 @@
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/magic.h>
 #include <linux/openat2.h>
 #include <string.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/vfs.h>
 #include <unistd.h>
 
 #include "ops.h"
@@ -139,47 +141,99 @@ int do_real_dir(struct pb_walk *w, const struct pb_row *r)
 	return 0;
 }
 
-/* Open a mount target inside the root, making what is missing one component at a time. Symlinks are followed inside the root
- * only, magic links (/proc/self/fd/...) never. Several calls: each component must exist before the next can be made in it. */
-int do_target(struct pb_walk *w, const struct pb_row *r)
+/* Put what a symlink says in the place of its name, path[start..stop). 0, or -1 with errno. */
+static int follow(char path[4096], size_t start, size_t stop, int dir)
+{
+	char name[256], link[4096];
+	size_t tail = strlen(path + stop) + 1;
+	ssize_t n;
+
+	if (stop - start >= sizeof(name)) {
+		errno = ENAMETOOLONG;
+		return -1;
+	}
+	memcpy(name, path + start, stop - start);
+	name[stop - start] = '\0';
+	n = readlinkat(dir, name, link, sizeof(link));
+	if (n < 0)
+		return -1;
+	if (link[0] == '/')
+		start = 0;
+	if (start + (size_t)n + tail > 4096) {
+		errno = ENAMETOOLONG;
+		return -1;
+	}
+	memmove(path + start + n, path + stop, tail);
+	memcpy(path + start, link, (size_t)n);
+	return 0;
+}
+
+/* Make one name in dir. 0 also when it is there. */
+static int make_name(int dir, const char *name, int file)
+{
+	int made = file ? openat(dir, name, O_CREAT | O_EXCL | O_WRONLY | O_CLOEXEC | O_NOFOLLOW, 0644) : mkdirat(dir, name, 0755);
+
+	if (file && made >= 0)
+		close(made);
+	return made < 0 && errno != EEXIST ? -1 : 0;
+}
+
+/* Open a place inside the root, making what is missing one component at a time. Symlinks are followed inside the root only, also
+ * those that lead to nothing yet (/etc/resolv.conf of many images); magic links (/proc/self/fd/...) never. */
+static int open_place(const char *wanted, int make)
 {
 	const uint64_t resolve = RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS;
-	const char *path = text(w, r->a);
-	size_t length = strlen(path), end = 0;
-	char part[4096];
-	int fd = openat2_in(AT_FDCWD, path, O_PATH, resolve), dir;
+	char path[4096];
+	size_t end = 0;
+	int dir = openat2_in(AT_FDCWD, wanted, O_PATH, resolve), links = 0;
 
-	if (fd < 0 && (errno != ENOENT || !r->x || length >= sizeof(part)))
+	if (dir >= 0 || errno != ENOENT || !make)
+		return dir;
+	if (strlen(wanted) >= sizeof(path)) {
+		errno = ENAMETOOLONG;
 		return -1;
-	if (fd < 0) {
-		memcpy(part, path, length + 1);
-		dir = openat2_in(AT_FDCWD, "/", O_PATH | O_DIRECTORY, 0);
-		while (dir >= 0 && end < length) {
-			size_t start = end + strspn(path + end, "/");
-			size_t stop = start + strcspn(path + start, "/");
-			int last = path[stop + strspn(path + stop, "/")] == '\0', made;
-
-			if (start == stop)
-				break;
-			part[stop] = '\0';
-			if (last && r->x == 2) {
-				made = openat(dir, part + start, O_CREAT | O_EXCL | O_WRONLY | O_CLOEXEC | O_NOFOLLOW, 0644);
-				if (made >= 0)
-					close(made);
-			} else {
-				made = mkdirat(dir, part + start, 0755);
-			}
-			close(dir);
-			if (made < 0 && errno != EEXIST)
-				return -1;
-			dir = openat2_in(AT_FDCWD, part, O_PATH, resolve);
-			part[stop] = path[stop];
-			end = stop;
-		}
-		fd = dir;
 	}
+	memcpy(path, wanted, strlen(wanted) + 1);
+	dir = openat2_in(AT_FDCWD, "/", O_PATH | O_DIRECTORY, 0);
+	while (dir >= 0) {
+		size_t start = end + strspn(path + end, "/"), stop = start + strcspn(path + start, "/");
+		int last = path[stop + strspn(path + stop, "/")] == '\0', next, saved;
+		char after = path[stop];
+
+		if (start == stop)
+			break;
+		path[stop] = '\0';
+		next = make_name(dir, path + start, last && make == 2);
+		if (next == 0)
+			next = openat2_in(AT_FDCWD, path, O_PATH, resolve);
+		path[stop] = after;
+		end = stop;
+		if (next < 0 && errno == ENOENT && ++links <= 40 && follow(path, start, stop, dir) == 0) {
+			next = openat2_in(AT_FDCWD, "/", O_PATH | O_DIRECTORY, 0);
+			end = 0;
+		}
+		saved = errno;
+		close(dir);
+		errno = saved;
+		dir = next;
+	}
+	return dir;
+}
+
+/* Several calls: see open_place; and one to ask where it led, for a volume must not be laid over the kernel's own files by way of
+ * a symlink of the image (CVE-2019-16884, CVE-2023-27561). */
+int do_target(struct pb_walk *w, const struct pb_row *r)
+{
+	int fd = open_place(text(w, r->a), (int)r->x);
+	struct statfs fs;
+
 	if (fd < 0)
 		return -1;
+	if (r->y && (fstatfs(fd, &fs) < 0 || fs.f_type == PROC_SUPER_MAGIC || fs.f_type == SYSFS_MAGIC)) {
+		close(fd);
+		errno = EXDEV;
+		return -1;
+	}
 	w->report->slots[r->out] = fd;
 	return 0;
 }

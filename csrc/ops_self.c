@@ -162,13 +162,14 @@ int do_seccomp(struct pb_walk *w, const struct pb_row *r)
 	return (int)syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0, &program);
 }
 
-/* Python ignores SIGPIPE and SIGXFSZ, and ignoring survives exec: a shell pipeline in the container would never end. */
+/* Ignoring a signal survives exec, and CLONE_CLEAR_SIGHAND leaves it alone: Python ignores SIGPIPE, and a shell pipeline in the
+ * container would never end; a shell's background job ignores SIGINT. The command starts the same way wherever it is started. */
 static void default_signals(void)
 {
 	struct sigaction plain = {.sa_handler = SIG_DFL};
 
-	sigaction(SIGPIPE, &plain, NULL);
-	sigaction(SIGXFSZ, &plain, NULL);
+	for (int number = 1; number < NSIG; number++)
+		sigaction(number, &plain, NULL); /* EINVAL for SIGKILL, SIGSTOP and the C library's own two */
 }
 
 static char *const *words_of_init(const struct pb_walk *w)

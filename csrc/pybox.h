@@ -33,7 +33,7 @@ enum pb_op {
 	PB_SYMLINK,       /* symlink(a, b) */
 	PB_MKNOD,         /* mknod(a, x = mode, y = device) */
 	PB_REAL_DIR,      /* openat2(a) without following any symlink; made if missing */
-	PB_TARGET,        /* openat2(a, RESOLVE_IN_ROOT) -> slot out; x: 1 make a directory, 2 make a file, if missing */
+	PB_TARGET,        /* openat2(a, RESOLVE_IN_ROOT) -> slot out; x: 1 make a directory, 2 make a file, if missing; y: not on proc or sysfs */
 	PB_OPEN_TREE,     /* open_tree(a, x = flags) -> slot out */
 	PB_MOUNT_SETATTR, /* mount_setattr(fd, x = set, y = clear, z = AT_RECURSIVE or 0) */
 	PB_MOVE_MOUNT,    /* move_mount(fd, onto slot x) */
@@ -100,7 +100,8 @@ struct pb_report {
 enum pb_word { PB_STARTED = 1, PB_EXEC_FAILED = 2, PB_ENDED = 3 };
 struct pb_message {
 	uint32_t word;
-	int32_t value; /* errno, or the wait status */
+	int32_t value;     /* errno, or the wait status */
+	int64_t maxrss_kb; /* with PB_ENDED: of the largest process of the command */
 };
 
 struct pb_usage {

@@ -105,6 +105,13 @@ CAUSES = (
         lambda step, given: bool(_path_of(step)),
     ),
     Cause(
+        "openat2",
+        errnos.EXDEV,
+        "a symlink of the image leads there to the kernel's own file systems",
+        "mount it elsewhere",
+        lambda step, given: bool(_path_of(step)),
+    ),
+    Cause(
         "open_tree",
         errnos.ENOENT,
         "it was there when the run was planned and is gone now",
@@ -191,6 +198,8 @@ def exec_cause(name: str, path: str, errno: int, seen: Evidence, machine: str) -
         return ProgramNotFound(
             name, "missing", f"no such file or directory{where}", "pybox run IMAGE ls /bin shows what is there"
         )
+    if errno == errnos.ELOOP:
+        return ExecError(path, "magic-link", "it leads through a magic link of /proc, or in a circle")
     if errno == errnos.EACCES:
         if seen.stat_errno:
             return ExecError(path, "closed-directory", "a directory on the way is closed to this user")

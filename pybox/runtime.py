@@ -15,6 +15,7 @@ from pybox.errors import SpecError
 from pybox.image import store
 from pybox.kernel import cgroup, command, credentials, seccomp
 from pybox.kernel.inputs import Inputs, TopEntry
+from pybox.kernel.namespaces import FIRST_ID
 from pybox.plan import Plan, make
 from pybox.record import Record
 from pybox.result import Result
@@ -156,7 +157,7 @@ class Runtime:
         given, plan = ready.given, ready.plan
         spec = given.spec
         groups = tuple((controller, desk.named(path)) for controller, path in plan.groups)
-        streams = supervise.Streams(options.capture, options.feed)
+        streams = supervise.Streams(options.capture, options.feed, _owner(given))
         leash = (-1, -1)  # the socket to pybox-init
         try:
             for step in plan.prepare:
@@ -173,8 +174,13 @@ class Runtime:
             try:
                 streams.handed_over()
                 os.write(journal, str(child.pid).encode())
-                if started is not None:
-                    started(child, desk.identity)
+                try:
+                    if started is not None:
+                        started(child, desk.identity)
+                except BaseException:
+                    _kill(child, groups)
+                    native.wait(child.pid)
+                    raise
                 end = supervise.follow(child, streams, leash[0], options.timeout, lambda: _kill(child, groups))
             finally:
                 os.close(child.pidfd)
@@ -187,6 +193,14 @@ class Runtime:
             for slot, fd in desk.fds.items():
                 if slot != "userns":  # reused
                     os.close(fd)
+
+
+def _owner(given: Inputs) -> tuple[int, int] | None:
+    """Return the ids that the command has on the host, where pybox may give something to them."""
+    if not given.facts.root:
+        return None
+    first = FIRST_ID if given.mapped_by_root else 0
+    return first + given.account.uid, first + given.account.gid
 
 
 def _kind(mount: Mount) -> str:
@@ -255,7 +269,7 @@ def _result(given: Inputs, identity: str, plan: Plan, desk: Desk, end: supervise
         wall=end.wall,
         cpu_user=end.usage.cpu_user,
         cpu_system=end.usage.cpu_system,
-        memory_peak=bill.memory_peak if bill.memory_peak is not None else end.usage.maxrss,
+        memory_peak=bill.memory_peak if bill.memory_peak is not None else end.peak,
         limit_hits=bill.limit_hits,
         effective=effective,
     )

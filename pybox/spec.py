@@ -6,6 +6,8 @@ command line's options, which are docker's.
 
 from __future__ import annotations
 
+import os
+
 from pybox.errors import SpecError
 from pybox.record import Record
 
@@ -24,6 +26,10 @@ def no_nul(field: str, value: str) -> None:
     """Refuse text that the kernel would cut at its NUL."""
     if "\0" in value:
         raise SpecError(field, value, "contains a NUL character")
+    try:
+        os.fsencode(value)
+    except UnicodeEncodeError:
+        raise SpecError(field, ascii(value), "contains half a surrogate pair, which no file system encoding can spell") from None
 
 
 def container_path(field: str, path: str) -> None:

@@ -144,6 +144,10 @@ def _remove_record(path: str) -> None:
         os.rmdir(path)
     except FileNotFoundError:
         pass
+    except OSError:  # what another version of pybox has put there goes too
+        for file in os.listdir(path):
+            os.unlink(f"{path}/{file}")
+        os.rmdir(path)
 
 
 class Entry(Record):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from _struct import Struct
 from select import POLLERR, POLLHUP, POLLIN, POLLOUT, poll
 from time import monotonic
 
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 _CHUNK = 1 << 16
+_MESSAGE = Struct("=Iiq")  # struct pb_message
 
 
 class End(Record):
@@ -25,18 +27,22 @@ class End(Record):
     stdout: bytes | None
     stderr: bytes | None
     wall: float  # seconds
+    peak: int | None  # bytes of the largest process; None when it can't be told from pybox itself
 
 
 class Streams:
-    """The parent's ends of the captured streams. ``feed`` is written to stdin, then it is closed."""
+    """The parent's ends of the captured streams. ``feed`` is written to stdin, then it is closed.
 
-    def __init__(self, capture: bool, feed: bytes | None) -> None:
+    ``owner`` (uid, gid on the host) is given the pipes; None leaves them ours."""
+
+    def __init__(self, capture: bool, feed: bytes | None, owner: tuple[int, int] | None = None) -> None:
         self.given: dict[str, int] = {"stdin": 0, "stdout": 1, "stderr": 2}
         self.readers: dict[int, bytearray] = {}
         self.names: dict[str, int] = {}
         self.feed = memoryview(feed) if feed else None
         self.writer = -1
         self._theirs: list[int] = []
+        self._owner = owner
         if feed is not None:
             theirs, self.writer = os.pipe2(os.O_CLOEXEC)
             self._lend("stdin", theirs)
@@ -45,7 +51,8 @@ class Streams:
                 os.close(self.writer)
                 self.writer = -1
         elif capture:
-            self._lend("stdin", os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC))
+            self.given["stdin"] = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
+            self._theirs.append(self.given["stdin"])
         if capture:
             for name in ("stdout", "stderr"):
                 ours, theirs = os.pipe2(os.O_CLOEXEC)
@@ -56,6 +63,9 @@ class Streams:
     def _lend(self, name: str, fd: int) -> None:
         self.given[name] = fd
         self._theirs.append(fd)
+        if self._owner is not None:
+            # else the command could not open /dev/stdout, which is this pipe by another name
+            os.fchown(fd, *self._owner)
 
     def handed_over(self) -> None:
         """Close the child's ends in this process, once the child has them."""
@@ -101,24 +111,33 @@ def follow(child: native.Child, streams: Streams, leash: int, timeout: float | N
         if not reaped:
             kill()
             native.wait(child.pid)
-    status = usage.status
-    if not timed_out:
-        status = _said(leash, status)
-    return End(status, timed_out, usage, streams.captured("stdout"), streams.captured("stderr"), wall)
+    told = None if timed_out else _said(leash)
+    # the memory of pybox, shared until exec, is in the child's maximum: only what is above it can be the child's
+    own = usage.maxrss if leash < 0 and usage.maxrss > _own_peak() else None
+    status, peak = told or (usage.status, own)
+    return End(status, timed_out, usage, streams.captured("stdout"), streams.captured("stderr"), wall, peak)
 
 
-def _said(leash: int, status: int) -> int:
-    """Return the wait status of the command as pybox-init told it; its own when it was killed before it could tell."""
+def _said(leash: int) -> tuple[int, int] | None:
+    """Return the wait status of the command and the bytes of its largest process, as pybox-init told them; None when it was
+    killed before it could tell."""
     if leash < 0:
-        return status
+        return None
     try:
         os.set_blocking(leash, False)
-        while message := os.read(leash, 8):
-            if int.from_bytes(message[:4], "little") == native.number("PB_ENDED"):
-                return int.from_bytes(message[4:], "little")
+        while message := os.read(leash, 16):
+            word, value, maxrss = _MESSAGE.unpack(message.ljust(16, b"\0"))
+            if word == native.number("PB_ENDED"):
+                return value & 0xFFFF, maxrss * 1024
     except OSError:
         pass
-    return status
+    return None
+
+
+def _own_peak() -> int:
+    from resource import RUSAGE_SELF, getrusage
+
+    return getrusage(RUSAGE_SELF).ru_maxrss * 1024
 
 
 def _serve(pidfd: int, streams: Streams, deadline: float | None) -> bool:

@@ -23,23 +23,60 @@ _MOST = 16 << 20  # bytes; a longer passwd file is not one
 
 def read_in_image(image: Image, path: str) -> str:
     """Return the text of a file as the image's stacked layers show it; "" when there is none."""
-    for layer in image.layers:
-        root = os.open(layer, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            fd = native.open_in_root(root, path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY)
-        except OSError:
-            continue
-        finally:
-            os.close(root)
-        try:
-            if os.fstat(fd).st_mode & 0o170000 == 0o100000:
-                return os.read(fd, _MOST).decode(errors="surrogateescape")
-            return ""  # a whiteout: deleted in this layer
-        except OSError:
-            return ""
-        finally:
-            os.close(fd)
+    for _ in range(8):  # symlinks followed
+        for layer in image.layers:
+            found, link = _read_in_layer(layer, path)
+            if link or found is not None:
+                break
+        if not link:
+            return found or ""
+        path = link
     return ""
+
+
+def _read_in_layer(layer: str, path: str) -> tuple[str | None, str]:
+    """Return (text, ""), ("", "") when this layer hides the file, (None, "") to ask the next, (None, path) to look there instead.
+
+    The rules of overlayfs: a 0:0 device hides a name, an opaque directory all that is below it (overlayfs.rst).
+    """
+    root = os.open(layer, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        parts, below = path.split("/"), None
+        for count in range(1, len(parts) + 1):
+            here = "/".join(parts[:count])
+            try:
+                mode = os.stat(here, dir_fd=root, follow_symlinks=False).st_mode & 0o170000
+            except OSError:
+                return below, ""
+            if mode == 0o120000:
+                target = os.path.join("/", *parts[: count - 1], os.readlink(here, dir_fd=root), *parts[count:])
+                return None, os.path.normpath(target).lstrip("/") or "."
+            if mode == 0o040000 and count < len(parts):
+                if _opaque(f"/proc/self/fd/{root}/{here}"):
+                    below = ""
+            elif mode == 0o100000 and count == len(parts):
+                fd = native.open_in_root(root, here, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY)
+                try:
+                    return os.read(fd, _MOST).decode(errors="surrogateescape"), ""
+                finally:
+                    os.close(fd)
+            else:
+                return "", ""
+        return "", ""
+    except OSError:
+        return "", ""
+    finally:
+        os.close(root)
+
+
+def _opaque(path: str) -> bool:
+    for name in ("trusted.overlay.opaque", "user.overlay.opaque"):
+        try:
+            if os.getxattr(path, name) == b"y":
+                return True
+        except OSError:
+            pass
+    return False
 
 
 def etc_mode(image: Image, owner: tuple[int, int]) -> int | None:
@@ -54,10 +91,14 @@ def etc_mode(image: Image, owner: tuple[int, int]) -> int | None:
     return None
 
 
+def _is_id(text: str) -> bool:
+    return text.isascii() and text.isdigit() and len(text) <= 10 and int(text) <= ID_MAX
+
+
 def _rows(text: str, fields: int) -> Iterator[list[str]]:
     for line in text.splitlines():
         row = line.split(":")
-        if len(row) >= fields and row[2].isascii() and row[2].isdigit() and int(row[2]) <= ID_MAX:
+        if len(row) >= fields and _is_id(row[2]):
             yield row
 
 
@@ -72,7 +113,11 @@ def find(image: Image, user: str) -> Account:
     if row is None and isinstance(wanted, str):
         raise SpecError("user", user, f"image {image.name} has no user {wanted!r} in /etc/passwd", "a number needs no entry")
     uid = int(row[2]) if row else int(wanted)
-    gid = int(row[3]) if row and row[3].isascii() and row[3].isdigit() else 0
+    if row is not None and not _is_id(row[3]):
+        raise SpecError(
+            "user", user, f"in image {image.name} the group id {row[3][:20]!r} of {row[0]!r} is none", "see passwd(5)"
+        )
+    gid = int(row[3]) if row else 0
     name = row[0] if row else ""
     groups = tuple(dict.fromkeys(_group_ids(image, user, name, group))) if name or group is not None else ()
     if group is not None:

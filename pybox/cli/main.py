@@ -31,7 +31,8 @@ def main() -> NoReturn:
         place = f"{error.filename}: " if error.filename else ""
         status = complain(PyboxError(f"{place}{error.strerror}"))
     try:
-        sys.stdout.flush()
+        if sys.stdout is not None:  # Python's way to say that fd 1 was closed when it started
+            sys.stdout.flush()
     except (OSError, ValueError):
         status = status or 141
     # not sys.exit: the interpreter would take its modules apart one by one, for milliseconds

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from _signal import SIG_DFL, pidfd_send_signal, signal
+from _signal import SIG_DFL, SIG_IGN, getsignal, pidfd_send_signal, signal
 
 from pybox import fastjson, state, text
 from pybox.cli.options import RUN, Parsed, parse
@@ -110,7 +110,8 @@ class Forwarder:
         self._pidfd = -1
         self._early: list[int] = []
         for number in FORWARDED.values():
-            signal(number, self._forward)
+            if getsignal(number) != SIG_IGN:  # nohup(1) and the like: what pybox is told to ignore, the container does not hear
+                signal(number, self._forward)
 
     def _forward(self, number: int, frame: object) -> None:
         if self._pidfd < 0:
@@ -130,13 +131,15 @@ class Forwarder:
     def stop(self) -> None:
         """Give the signals their default meaning again: the fd is no longer the container's."""
         for number in FORWARDED.values():
-            signal(number, SIG_DFL)
+            if getsignal(number) == self._forward:
+                signal(number, SIG_DFL)
 
 
 def run(where: Dirs, words: list[str]) -> int:
     """Run a container in the foreground; returns the exit status for the shell."""
     parsed = parse(RUN, words)
     status_file = parsed.one("status-file")
+    status = -1 if status_file is None else _open_status(status_file)
     try:
         spec, options = spec_of(parsed), options_of(parsed)
         forwarder = Forwarder()
@@ -147,22 +150,11 @@ def run(where: Dirs, words: list[str]) -> int:
         finally:
             forwarder.stop()
     except PyboxError as error:
-        if status_file is not None:
-            words = parsed.rest or [""]
-            _write_status(
-                status_file,
-                Result(
-                    id="",
-                    image=words[0],
-                    args=tuple(words[1:]),
-                    reason="launch-failed",
-                    exit_code=error.exit_code,
-                    error=error.message,
-                ),
-            )
+        image, *args = parsed.rest or [""]
+        failed = Result("", image, tuple(args), "launch-failed", error.exit_code, error=error.message)
+        _write_status(status, failed)
         raise
-    if status_file is not None:
-        _write_status(status_file, result)
+    _write_status(status, result)
     _tell(result, spec)
     return result.exit_code
 
@@ -184,13 +176,15 @@ def _sweep(runtime: Runtime) -> None:
         os.write(2, f"pybox: warning: cannot clean up after a killed pybox: {error}\n".encode())
 
 
-def _write_status(path: str, result: Result) -> None:
-    text = fastjson.dumps(result.to_json()) + "\n"
+def _open_status(path: str) -> int:
+    """Return an fd of the --status-file: opened before the run, so that one that can't be written is refused before it."""
     try:
-        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
-        try:
-            os.write(fd, text.encode())
-        finally:
-            os.close(fd)
+        return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
     except OSError as error:
         raise SpecError("status-file", path, str(error.strerror)) from None
+
+
+def _write_status(fd: int, result: Result) -> None:
+    if fd >= 0:
+        os.write(fd, fastjson.dumps(result.to_json()).encode() + b"\n")
+        os.close(fd)

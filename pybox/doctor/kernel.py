@@ -7,10 +7,12 @@ import errno as errnos
 import os
 import signal
 
+import prctl
+
 from pybox import native
 from pybox.doctor.item import Item
 from pybox.doctor.session import Host, Settings
-from pybox.doctor.trial import Outcome, adopt_orphans, attempt, call, prctl
+from pybox.doctor.trial import Outcome, adopt_orphans, attempt, call
 from pybox.host import read
 from pybox.kernel import syscalls
 from pybox.record import Record
@@ -161,7 +163,7 @@ def _orphan() -> Json:
 def _parent() -> NoReturn:
     ready, set_ = os.pipe()
     if os.fork() == 0:
-        prctl(native.number("PR_SET_PDEATHSIG"), signal.SIGKILL)
+        prctl.set_pdeathsig(signal.SIGKILL)
         os.write(set_, b"1")
         signal.alarm(3)  # the end, should the kernel's signal not come
         signal.pause()

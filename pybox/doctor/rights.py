@@ -6,10 +6,12 @@ import ctypes
 import errno as errnos
 import os
 
+import prctl
+
 from pybox import native
 from pybox.doctor.item import Item
 from pybox.doctor.session import Host, Settings
-from pybox.doctor.trial import Outcome, attempt, call, prctl
+from pybox.doctor.trial import Outcome, attempt, call
 from pybox.errors import PyboxError
 from pybox.host import read
 from pybox.kernel import credentials, seccomp
@@ -41,7 +43,7 @@ class _Program(ctypes.Structure):
 
 
 def _confine(code: bytes) -> Json:
-    prctl(native.number("PR_SET_NO_NEW_PRIVS"), 1)
+    prctl.set_no_new_privs(1)
     program = _Program(len(code) // 8, code)
     call("prctl(PR_SET_SECCOMP)", "prctl", _PR_SET_SECCOMP, ctypes.c_ulong(_SECCOMP_MODE_FILTER), ctypes.byref(program))
     mode = read("/proc/self/status").partition("Seccomp:")[2].split()[0]
@@ -96,9 +98,8 @@ def capabilities(host: Host) -> Item:
     facts = host.facts
     if not facts.root:
         return judge_capabilities(Capabilities(False), host.settings)
-    bounding = int(read("/proc/self/status").partition("CapBnd:")[2].split()[0] or "0", 16)
     lacking = tuple(name for name in credentials.names(facts.last_cap) if not facts.capabilities >> credentials.number(name) & 1)
-    regainable = tuple(name for name in lacking if bounding >> credentials.number(name) & 1)
+    regainable = tuple(name for name in lacking if prctl.capbset_read(credentials.number(name)))
     proof = attempt(_raise_limit)
     return judge_capabilities(Capabilities(True, lacking, regainable, "" if proof.ok else proof.words()), host.settings)
 

@@ -13,6 +13,8 @@ import os
 import select
 import signal
 
+import prctl
+
 from pybox import native
 from pybox.record import Record
 
@@ -23,7 +25,6 @@ if TYPE_CHECKING:
 
     from pybox.fastjson import Json
 
-_PR_SET_DUMPABLE, _PR_SET_CHILD_SUBREAPER = 4, 36  # prctl(2)
 NAMESPACES = ("CLONE_NEWNS", "CLONE_NEWUTS", "CLONE_NEWIPC", "CLONE_NEWPID", "CLONE_NEWNET", "CLONE_NEWCGROUP")
 
 
@@ -71,7 +72,8 @@ def attempt(act: Callable[[], Json], seconds: float = 10.0) -> Outcome:
 def _answer(act: Callable[[], Json], pipe: int, doctor: int) -> NoReturn:
     said: dict[str, Json] = {"value": None, "call": "", "errno": 0}
     try:
-        prctl(native.number("PR_SET_PDEATHSIG"), signal.SIGKILL)
+        prctl.set_name("pybox-trial")
+        prctl.set_pdeathsig(signal.SIGKILL)
         if os.getppid() != doctor:  # it died before the line above
             os._exit(1)
         said["value"] = act()
@@ -105,14 +107,9 @@ def call(shown: str, name: str, *args: object) -> int:
     return result
 
 
-def prctl(option: int, value: int) -> None:
-    """Call prctl(2). Raises OSError."""
-    call(f"prctl({option})", "prctl", option, ctypes.c_ulong(value), ctypes.c_ulong(0), ctypes.c_ulong(0), ctypes.c_ulong(0))
-
-
 def adopt_orphans() -> None:
     """Become the parent of orphaned descendants: PR_SET_CHILD_SUBREAPER of prctl(2)."""
-    prctl(_PR_SET_CHILD_SUBREAPER, 1)
+    prctl.set_child_subreaper(1)
 
 
 def unshare(*flags: str) -> None:
@@ -148,7 +145,7 @@ def become(uid: int, gid: int) -> None:
         os.setresuid(uid, uid, uid)
     except OSError as error:
         raise OSError(error.errno, error.strerror, f"become uid {uid}") from None
-    prctl(_PR_SET_DUMPABLE, 1)  # else /proc/self stays root's, and the id maps can't be written
+    prctl.set_dumpable(1)  # else /proc/self stays root's, and the id maps can't be written
 
 
 def enter_user_namespace() -> None:

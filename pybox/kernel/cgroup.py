@@ -154,6 +154,8 @@ def bill(paths: tuple[tuple[str, str], ...]) -> Bill:
             events = _keyed(read(f"{path}/{'memory.events' if v2 else 'memory.oom_control'}"))
             kills += events.get("oom_kill", 0)
             count = events.get("max", 0) if v2 else int(read(f"{path}/memory.failcnt").strip() or 0)
+            # v1 counts nothing when the limits of memory and of memory with swap are met at once
+            count = max(count, events.get("oom_kill", 0))
             hits.append(("memory", count))
         if v2 or controller == "pids":
             hits.append(("pids", _keyed(read(f"{path}/pids.events")).get("max", 0)))

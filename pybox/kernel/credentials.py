@@ -76,6 +76,8 @@ def steps(given: Inputs) -> Iterator[ChildStep]:
         if "ALL" not in spec.cap_add:
             raise SpecError("cap-add", ", ".join(lacking), "pybox does not have it itself, so it can't grant it")
         keep &= facts.capabilities
+    if given.filter and not spec.no_new_privs:  # then it takes CAP_SYS_ADMIN, which is about to go: seccomp(2)
+        yield InstallFilter(given.filter, spec.seccomp or "default")
     yield DropBounding(keep, facts.last_cap)
     if facts.root or facts.subgid:  # where setgroups is denied, there are no groups but the one
         yield SetGroups(account.groups)
@@ -89,5 +91,5 @@ def steps(given: Inputs) -> Iterator[ChildStep]:
 
 def last_steps(given: Inputs) -> Iterator[ChildStep]:
     """Yield the filter, which holds for all calls after it: exec is the only one left."""
-    if given.filter:
+    if given.filter and given.spec.no_new_privs:
         yield InstallFilter(given.filter, given.spec.seccomp or "default")

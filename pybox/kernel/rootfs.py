@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from pybox.kernel.inputs import Inputs
 from pybox.kernel.namespaces import FIRST_ID
-from pybox.spec import Mount
+from pybox.spec import PROC_OK, Mount
 from pybox.steps.base import ChildStep, HostStep
 from pybox.steps.hostside import MakeUpper
 from pybox.steps.mounts import (
@@ -253,7 +253,7 @@ def _covers(given: Inputs) -> Iterator[ChildStep]:
 
 def _volume(number: int, mount: Mount, kind: str) -> Iterator[ChildStep]:
     slot = f"at:volume{number}"
-    yield OpenTarget(mount.target, slot, file=kind in ("file", "device"))
+    yield OpenTarget(mount.target, slot, file=kind in ("file", "device"), foreign=mount.target not in PROC_OK)
     if mount.source is not None:
         yield PlaceMount(f"volume{number}", slot, mount.target, mount.read_only)
         return

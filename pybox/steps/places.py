@@ -46,6 +46,7 @@ class OpenTarget(ChildStep):
     path: str
     slot: str
     file: bool = False
+    foreign: bool = False  # a user's, so not for the kernel's own file systems, wherever a symlink leads (CVE-2023-27561)
 
     def describe(self) -> str:
         return f"open {self.path} inside the root"
@@ -57,10 +58,10 @@ class OpenTarget(ChildStep):
         )
 
     def lower(self, table: Table) -> None:
-        table.row("PB_TARGET", a=table.text(self.path), x=2 if self.file else 1, out=table.slot(self.slot))
+        table.row("PB_TARGET", a=table.text(self.path), x=2 if self.file else 1, y=self.foreign, out=table.slot(self.slot))
 
     def check(self, seen: Seen) -> bool:
-        return os.path.lexists(seen.inside(self.path))
+        return not self.path.startswith("/") or os.path.lexists(seen.inside(self.path))
 
 
 class EnterPlace(ChildStep):
@@ -81,7 +82,7 @@ class EnterPlace(ChildStep):
         table.row("PB_FCHDIR", fd=table.slot(self.slot))
 
     def check(self, seen: Seen) -> bool:
-        return os.path.isdir(seen.inside(self.path))
+        return not self.path.startswith("/") or os.path.isdir(seen.inside(self.path))
 
 
 class EnterWorkdir(EnterPlace):

@@ -17,6 +17,8 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
+
 import pybox
 from pybox import api, dirs, host
 from pybox.image.importing import import_
@@ -112,6 +114,18 @@ def eventually(question: Callable[[], bool], seconds: float = TIMEOUT) -> bool:
     return True
 
 
+def strace(folder: Path, calls: str, *words: str) -> list[str]:
+    """Return the system calls of `pybox WORDS` and all its children, in order."""
+    if not shutil.which("strace"):
+        pytest.skip("no strace (Debian package strace)")
+    done = subprocess.run(
+        ["strace", "-f", "-qq", "-s", "512", "-o", folder / "trace", "-e", f"trace={calls}", *PYBOX, *words],
+        capture_output=True, stdin=subprocess.DEVNULL, timeout=TIMEOUT,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return (folder / "trace").read_text(errors="replace").splitlines()
+
+
 # --- the image ---------------------------------------------------------------------------------------------------------------
 
 BUSYBOX = next((path for path in ("/bin/busybox", "/usr/bin/busybox") if os.path.exists(path)), "")
@@ -164,6 +178,7 @@ class Images:
 
 
 # --- the host ----------------------------------------------------------------------------------------------------------------
+
 
 def children() -> dict[int, str]:
     """Return our children and their states; "Z" is a zombie."""

@@ -11,6 +11,7 @@ import fcntl
 import os
 import signal
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -55,7 +56,7 @@ CASES = pytest.mark.parametrize(("spec", "keep"), SPECS.values(), ids=SPECS.keys
 
 
 @contextlib.contextmanager
-def fork() -> "contextlib.AbstractContextManager[int]":  # type: ignore[misc]
+def fork() -> Iterator[int]:
     """A child that runs the body once (pid 0) and never comes back from it."""
     pid = os.fork()
     if pid == 0:
@@ -94,7 +95,7 @@ def test_sigkill_between_any_two_steps_on_the_host_leaves_nothing_after_gc(store
                 ready = mine._ready(spec, keep)
                 prepare = (*ready.plan.prepare[:moment], Die(), *ready.plan.prepare[moment:])
                 broken = ready.replace(plan=ready.plan.replace(prepare=prepare))
-                mine._ready = lambda spec, keep: broken  # type: ignore[method-assign, assignment]
+                mine._ready = lambda spec, keep, broken=broken: broken  # type: ignore[method-assign, assignment]
                 mine.run(spec, Options(keep=keep, name="doomed"))
         assert os.waitpid(pid, 0)[1] == signal.SIGKILL, moment
         assert leftovers(store) != []
@@ -117,7 +118,7 @@ def test_sigkill_at_any_row_inside_leaves_no_process_and_nothing_after_gc(store:
                 ready = mine._ready(spec, keep)
                 plan = ready.plan.replace(inside=(*ready.plan.inside[:moment], Gate(), *ready.plan.inside[moment:]))
                 broken = Ready(ready.given, plan, plan.lower())
-                mine._ready = lambda spec, keep: broken  # type: ignore[method-assign, assignment]
+                mine._ready = lambda spec, keep, broken=broken: broken  # type: ignore[method-assign, assignment]
                 mine.run(spec, Options(keep=keep, name="doomed"))
         held = eventually_held(pid)
         os.kill(pid, signal.SIGKILL)

@@ -7,10 +7,10 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
-import pybox
 import pytest
 from harness import PYBOX, TIMEOUT, Images, cli, said, shell
 
+import pybox
 from pybox.failures import ExecError, ProgramNotFound
 from pybox.spec import Mount
 
@@ -106,7 +106,9 @@ def test_a_file_system_mounted_noexec_is_named(init: bool, tmp_path: Path) -> No
 
 @pytest.mark.parametrize("init", [True, False], ids=["init", "no-init"])
 def test_a_name_that_no_directory_of_path_has_is_not_found(init: bool) -> None:
-    with pytest.raises(ProgramNotFound, match="cannot execute nothing-like-this: no such file or directory in the container's PATH"):
+    with pytest.raises(
+        ProgramNotFound, match="cannot execute nothing-like-this: no such file or directory in the container's PATH"
+    ):
         pybox.run("busybox", ["nothing-like-this"], init=init)
 
 

@@ -7,10 +7,10 @@ import os
 import subprocess
 from pathlib import Path
 
-import pybox
 import pytest
 from harness import PURE_V2, PYBOX, TIMEOUT, cli, said, shell
 
+import pybox
 
 MIB = 1 << 20
 RUN = " ".join([*PYBOX, "run", "--rm"])
@@ -34,7 +34,9 @@ def test_a_gigabyte_passes_through_untouched(init: str) -> None:
 
 def test_every_byte_passes_through_on_both_streams() -> None:
     data = bytes(range(256)) * 4096
-    done = subprocess.run([*PYBOX, "run", "--rm", "busybox", "sh", "-c", "tee /dev/stderr"], input=data, capture_output=True, timeout=TIMEOUT)
+    done = subprocess.run(
+        [*PYBOX, "run", "--rm", "busybox", "sh", "-c", "tee /dev/stderr"], input=data, capture_output=True, timeout=TIMEOUT
+    )
     assert done.stdout == data and done.stderr == data
 
 

@@ -19,13 +19,22 @@ DIRECT = (PYBOX[0], "-m", "pybox")
 def _usable() -> str:
     """Return why a plain user can't make a container here, "" if one can."""
     try:
-        done = subprocess.run(["unshare", "--user", "--map-root-user", "true"], user=UID, group=GID, extra_groups=[], capture_output=True, timeout=TIMEOUT)
+        done = subprocess.run(
+            ["unshare", "--user", "--map-root-user", "true"],
+            user=UID,
+            group=GID,
+            extra_groups=[],
+            capture_output=True,
+            timeout=TIMEOUT,
+        )
     except OSError as error:
         return str(error)
     return "" if done.returncode == 0 else f"unprivileged user namespaces are off: {done.stderr.decode().strip()}"
 
 
-pytestmark = pytest.mark.skipif(os.geteuid() != 0 or bool(_usable()), reason=_usable() if os.geteuid() == 0 else "needs root to become another")
+pytestmark = pytest.mark.skipif(
+    os.geteuid() != 0 or bool(_usable()), reason=_usable() if os.geteuid() == 0 else "needs root to become another"
+)
 
 
 class Person:
@@ -140,7 +149,9 @@ def test_what_a_container_writes_is_gone_and_the_image_unchanged(person: Person)
 
 
 def test_a_kept_container_can_be_removed(person: Person) -> None:
-    done = person.pybox("run", "--name", "kept", "busybox", "sh", "-c", "mkdir -p /a/b; touch /a/b/f; rm -r /etc; chmod 0 /a/b; chmod 0500 /a")
+    done = person.pybox(
+        "run", "--name", "kept", "busybox", "sh", "-c", "mkdir -p /a/b; touch /a/b/f; rm -r /etc; chmod 0 /a/b; chmod 0500 /a"
+    )
     assert done.returncode == 0, done.stderr
     removed = person.pybox("rm", "kept")
     assert removed.returncode == 0, removed.stderr
@@ -148,14 +159,18 @@ def test_a_kept_container_can_be_removed(person: Person) -> None:
 
 
 def test_dev_sys_and_masks_are_as_for_root(person: Person) -> None:
-    assert person.run("busybox", "sh", "-c", "echo x >/dev/null; head -c 2 /dev/zero | wc -c; test -c /dev/tty && echo tty").split() == ["2", "tty"]
+    assert person.run(
+        "busybox", "sh", "-c", "echo x >/dev/null; head -c 2 /dev/zero | wc -c; test -c /dev/tty && echo tty"
+    ).split() == ["2", "tty"]
     assert person.run("busybox", "sh", "-c", "ls /dev").split() == sorted(
         "fd full mqueue null ptmx pts random shm stderr stdin stdout tty urandom zero".split()
     )
     for path in ("/proc/kcore", "/proc/keys", "/proc/timer_list"):
         if os.path.exists(path):
             assert person.run("busybox", "cat", path) == ""
-    done = person.pybox("run", "--rm", "busybox", "sh", "-c", "echo x >/proc/sys/kernel/hostname; mkdir /sys/x; touch /sys/fs/cgroup/x")
+    done = person.pybox(
+        "run", "--rm", "busybox", "sh", "-c", "echo x >/proc/sys/kernel/hostname; mkdir /sys/x; touch /sys/fs/cgroup/x"
+    )
     assert done.returncode != 0 and "Read-only file system" in done.stderr
 
 
@@ -173,7 +188,12 @@ def test_both_networks_work(person: Person, network: str) -> None:
 @pytest.mark.parametrize("option", [("-m", "64m"), ("--pids-limit", "10"), ("--cpus", "1")], ids=" ".join)
 def test_a_limit_that_cannot_be_enforced_is_refused_with_cause_and_fix(person: Person, option: tuple[str, str]) -> None:
     done = person.pybox("run", *option, "-v", f"{person.home}:/v", "busybox", "touch", "/v/ran")
-    assert done.returncode == 125 and "cannot enforce --" in done.stderr and "hint: " in done.stderr and "--best-effort" in done.stderr
+    assert (
+        done.returncode == 125
+        and "cannot enforce --" in done.stderr
+        and "hint: " in done.stderr
+        and "--best-effort" in done.stderr
+    )
     assert not (person.home / "ran").exists() and person.leftovers() == []
 
 
@@ -188,7 +208,11 @@ def test_best_effort_runs_without_the_limit_and_says_so(person: Person) -> None:
 
 def test_a_user_that_does_not_exist_in_one_id_is_refused_with_the_way_out(person: Person) -> None:
     done = person.pybox("run", "--rm", "-u", "alice", "busybox", "id")
-    assert done.returncode == 125 and "does not exist in a user namespace with 1 id" in done.stderr and "usermod --add-subuids" in done.stderr
+    assert (
+        done.returncode == 125
+        and "does not exist in a user namespace with 1 id" in done.stderr
+        and "usermod --add-subuids" in done.stderr
+    )
 
 
 def test_roots_state_is_not_touched_by_a_plain_user(person: Person) -> None:
@@ -208,7 +232,9 @@ def wealthy(home: Path, person: Person) -> Person:
     """The same user with subordinate ids: /etc/subuid and /etc/subgid of their own, in a private mount namespace."""
     if not shutil.which("newuidmap"):
         pytest.skip("no newuidmap (Debian package uidmap)")
-    name = next((line.split(":")[0] for line in Path("/etc/passwd").read_text().splitlines() if line.split(":")[2] == str(UID)), "")
+    name = next(
+        (line.split(":")[0] for line in Path("/etc/passwd").read_text().splitlines() if line.split(":")[2] == str(UID)), ""
+    )
     if not name:
         pytest.skip(f"uid {UID} has no name, which newuidmap needs")
     for file in ("subuid", "subgid"):
@@ -236,17 +262,19 @@ def test_with_subuids_root_can_become_and_make_others(wealthy: Person) -> None:
 def test_with_subuids_what_others_wrote_can_be_removed(wealthy: Person) -> None:
     """Directories of a subordinate id, that the user may not even look into."""
     script = "mkdir -p /d/e && touch /d/e/f && chown -R 33:33 /d && chmod 700 /d"
-    wealthy.run("busybox", "sh", "-c", script)
-    done = wealthy.pybox("run", "--name", "kept", "busybox", "sh", "-c", script)
-    assert done.returncode == 0, done.stderr
-    removed = wealthy.pybox("rm", "kept")
-    left = wealthy.leftovers()
-    if left:  # for the tests after this one
-        subprocess.run(["chown", "-R", str(UID), wealthy.home / "store/uppers"], check=True)
-        wealthy.pybox("rm", "kept")
-    assert (removed.returncode, removed.stderr, left) == (0, "", [])
+    try:
+        wealthy.run("busybox", "sh", "-c", script)
+        done = wealthy.pybox("run", "--name", "kept", "busybox", "sh", "-c", script)
+        assert done.returncode == 0, done.stderr
+        removed = wealthy.pybox("rm", "kept")
+        assert (removed.returncode, removed.stderr, wealthy.leftovers()) == (0, "", [])
+    finally:
+        for path in (*wealthy.home.glob("state/*"), *wealthy.home.glob("store/uppers/*")):  # for the tests after this one
+            shutil.rmtree(path)
 
 
 def test_with_subuids_setgroups_works_and_devpts_has_the_tty_group(wealthy: Person) -> None:
     assert wealthy.run("busybox", "inside", "setgroups") == "ok"
-    assert "gid=100004" in wealthy.run("busybox", "grep", "devpts", "/proc/mounts") or "gid=5" in wealthy.run("busybox", "grep", "devpts", "/proc/mounts")
+    assert "gid=100004" in wealthy.run("busybox", "grep", "devpts", "/proc/mounts") or "gid=5" in wealthy.run(
+        "busybox", "grep", "devpts", "/proc/mounts"
+    )

@@ -11,10 +11,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from subprocess import Popen
 
-import pybox
 import pytest
 from harness import TIMEOUT, cli, eventually, inside, shell, start
 
+import pybox
 from pybox import api
 from pybox.native import Child
 from pybox.runtime import Options
@@ -106,7 +106,9 @@ def members(namespace: str) -> list[str]:
     return found
 
 
-SURVIVES = pytest.mark.xfail(strict=True, reason="without a PID namespace only pybox-init is killed at once; the rest waits for gc")
+SURVIVES = pytest.mark.xfail(
+    strict=True, reason="without a PID namespace only pybox-init is killed at once; the rest waits for gc"
+)
 
 
 @pytest.mark.parametrize(
