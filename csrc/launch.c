@@ -58,8 +58,8 @@ static _Noreturn void hand_over(struct pb_walk *walk, const struct pb_row *row)
 
 	walk->report->done[walk->next] = pb_now();
 	walk->next++;
-	pid = pb_clone3(row->x | CLONE_PARENT | CLONE_VM | CLONE_VFORK | CLONE_CLEAR_SIGHAND, 0, -1, walk->stack[1], PB_STACK,
-			start_walk, walk);
+	pid = pb_clone3(row->x | CLONE_PARENT | CLONE_VM | CLONE_VFORK | CLONE_CLEAR_SIGHAND, 0, -1, walk->stack[1], PB_STACK, start_walk,
+			walk);
 	if (pid < 0) {
 		walk->next--;
 		fail(walk, (int)-pid);

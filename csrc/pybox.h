@@ -16,24 +16,24 @@
 /* --- read by csrc/build.py as the cffi cdef, from here --- */
 
 enum pb_op {
-	PB_CLONE,         /* clone3(x = flags | exit signal in y), into the cgroup of slot fd */
-	PB_SETNS,         /* setns(fd, x = CLONE_NEW*) */
-	PB_UNSHARE,       /* unshare(x = CLONE_NEW*) */
-	PB_DUP,           /* dup3(fd, x, y = flags) */
-	PB_CLOSE_RANGE,   /* close_range(x, y, z = flags) */
-	PB_WRITE_FD,      /* write(fd, a) */
-	PB_WRITE,         /* open(a), write(b), close */
-	PB_CREATE,        /* open(a, O_CREAT|O_EXCL, x = mode), write(b), close */
-	PB_MOUNT,         /* mount(a, b, c, x = flags, d) */
-	PB_UMOUNT,        /* umount2(a, x = flags) */
-	PB_PIVOT_ROOT,    /* pivot_root(a, b) */
-	PB_CHDIR,         /* chdir(a) */
-	PB_FCHDIR,        /* fchdir(fd), then getcwd must lie inside the root */
-	PB_MKDIR,         /* mkdir(a, x = mode) */
-	PB_SYMLINK,       /* symlink(a, b) */
-	PB_MKNOD,         /* mknod(a, x = mode, y = device) */
-	PB_REAL_DIR,      /* openat2(a) without following any symlink; made if missing */
-	PB_TARGET,        /* openat2(a, RESOLVE_IN_ROOT) -> slot out; x: 1 make a directory, 2 make a file, if missing; y: not on proc or sysfs */
+	PB_CLONE,       /* clone3(x = flags | exit signal in y), into the cgroup of slot fd */
+	PB_SETNS,       /* setns(fd, x = CLONE_NEW*) */
+	PB_UNSHARE,     /* unshare(x = CLONE_NEW*) */
+	PB_DUP,         /* dup3(fd, x, y = flags) */
+	PB_CLOSE_RANGE, /* close_range(x, y, z = flags) */
+	PB_WRITE_FD,    /* write(fd, a) */
+	PB_WRITE,       /* open(a), write(b), close */
+	PB_CREATE,      /* open(a, O_CREAT|O_EXCL, x = mode), write(b), close */
+	PB_MOUNT,       /* mount(a, b, c, x = flags, d) */
+	PB_UMOUNT,      /* umount2(a, x = flags) */
+	PB_PIVOT_ROOT,  /* pivot_root(a, b) */
+	PB_CHDIR,       /* chdir(a) */
+	PB_FCHDIR,      /* fchdir(fd), then getcwd must lie inside the root */
+	PB_MKDIR,       /* mkdir(a, x = mode) */
+	PB_SYMLINK,     /* symlink(a, b) */
+	PB_MKNOD,       /* mknod(a, x = mode, y = device) */
+	PB_REAL_DIR,    /* openat2(a) without following any symlink; made if missing */
+	PB_TARGET, /* openat2(a, RESOLVE_IN_ROOT) -> slot out; x: 1 make a directory, 2 make a file, if missing; y: not on proc or sysfs */
 	PB_OPEN_TREE,     /* open_tree(a, x = flags) -> slot out */
 	PB_MOUNT_SETATTR, /* mount_setattr(fd, x = set, y = clear, z = AT_RECURSIVE or 0) */
 	PB_MOVE_MOUNT,    /* move_mount(fd, onto slot x) */
@@ -58,8 +58,8 @@ enum pb_op {
 
 enum pb_tolerate {
 	PB_STRICT = 0,
-	PB_OK_EXIST = 1,    /* EEXIST is fine */
-	PB_OK_MISSING = 2,  /* ENOENT and ENOTDIR are fine */
+	PB_OK_EXIST = 1,   /* EEXIST is fine */
+	PB_OK_MISSING = 2, /* ENOENT and ENOTDIR are fine */
 };
 
 enum pb_limits { PB_SLOTS = 160, PB_ROWS = 512, PB_HEAD = 4096 };
@@ -75,24 +75,24 @@ struct pb_row {
 
 /* What a failed exec looks like from where it failed: enough to name the cause (pybox/execfail.py). */
 struct pb_probe {
-	int32_t stat_errno;  /* 0: mode is valid */
-	int32_t open_errno;  /* 0: head is valid */
-	uint32_t mode;       /* st_mode */
-	uint32_t mount;      /* statfs f_flags (ST_NOEXEC) */
-	uint32_t candidate;  /* which of the paths */
-	uint32_t length;     /* bytes in head */
+	int32_t stat_errno; /* 0: mode is valid */
+	int32_t open_errno; /* 0: head is valid */
+	uint32_t mode;      /* st_mode */
+	uint32_t mount;     /* statfs f_flags (ST_NOEXEC) */
+	uint32_t candidate; /* which of the paths */
+	uint32_t length;    /* bytes in head */
 	uint8_t head[PB_HEAD];
 };
 
 struct pb_report {
-	int32_t index;             /* the row that failed; -1: none did */
-	int32_t error;             /* its errno; 0: the process was killed in that row */
+	int32_t index; /* the row that failed; -1: none did */
+	int32_t error; /* its errno; 0: the process was killed in that row */
 	int32_t pid;
 	int32_t pidfd;
-	int32_t slot_count;        /* in: how many slots the plan names */
-	int32_t slots[PB_SLOTS];   /* in: fds of the parent; out: what rows opened, in the child's table */
-	uint64_t begun;            /* CLOCK_MONOTONIC, ns: just before the clone */
-	uint64_t done[PB_ROWS];    /* CLOCK_MONOTONIC, ns: when each row was finished */
+	int32_t slot_count;      /* in: how many slots the plan names */
+	int32_t slots[PB_SLOTS]; /* in: fds of the parent; out: what rows opened, in the child's table */
+	uint64_t begun;          /* CLOCK_MONOTONIC, ns: just before the clone */
+	uint64_t done[PB_ROWS];  /* CLOCK_MONOTONIC, ns: when each row was finished */
 	struct pb_probe probe;
 };
 

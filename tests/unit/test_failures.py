@@ -129,7 +129,7 @@ def test_every_cause_that_is_named_in_the_source_is_tried() -> None:
     import inspect
     import re
 
-    named = set(re.findall(r'(?:ExecError|ProgramNotFound)\(\w+, "([a-z-]+)"', inspect.getsource(exec_cause)))
+    named = set(re.findall(r'(?:ExecError|ProgramNotFound)\(\s*\w+, "([a-z-]+)"', inspect.getsource(exec_cause)))
     assert named == set(CASES)
 
 

@@ -38,7 +38,7 @@ def test_the_help_of_run_lists_each_option_once(option: Option) -> None:
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.name)
 def test_each_command_has_help_and_a_function(command: Command, capsys: pytest.CaptureFixture[str]) -> None:
     function = getattr(importlib.import_module(f"pybox.cli.{command.module}"), command.function)
-    assert list(inspect.signature(function).parameters) == ["where", "words"]
+    assert len(inspect.signature(function).parameters) == 2
     text = printed(capsys, command.name, "--help")
     assert text == printed(capsys, "help", command.name) == command_help(command) + "\n"
     assert text.startswith(f"pybox {command.usage}\n") and command.usage.split()[0] == command.name
