@@ -73,7 +73,7 @@ struct pb_row {
 	uint64_t x, y, z;
 };
 
-/* What a failed exec looks like from where it failed: enough to name the cause (pybox/execfail.py). */
+/* What a failed exec looks like from where it failed: enough to name the cause (pybox/failures.py). */
 struct pb_probe {
 	int32_t stat_errno; /* 0: mode is valid */
 	int32_t open_errno; /* 0: head is valid */

@@ -28,7 +28,10 @@ class _Shared:
         where = dirs.current()
         if where not in self._runtimes:
             self._runtimes[where] = Runtime(where)
-            state.sweep(where)
+            try:
+                state.sweep(where)
+            except OSError:  # somebody else's leftover: `pybox gc` names it
+                pass
         return self._runtimes[where]
 
 

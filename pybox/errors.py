@@ -11,7 +11,7 @@
         ProgramNotFound             127   the command does not exist
 
 Messages are lower case without a full stop: what, why; the hint says what to try. Raised where it failed, shown once at the
-edge (cli/), never logged on the way. The causes of a failed step, each with the probe that confirms it, are in causes.py.
+edge (cli/), never logged on the way. The causes of a failed step, each with the probe that confirms it, are in failures.py.
 """
 
 from __future__ import annotations

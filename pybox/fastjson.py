@@ -46,6 +46,8 @@ def loads(text: str) -> Json:
         value, end = scan(text, start)
     except StopIteration as stop:
         raise ValueError(f"not JSON at character {stop.value}") from None
+    except RecursionError:
+        raise ValueError("JSON nested too deep") from None
     if text[end:].strip(" \t\r\n"):
         raise ValueError(f"not JSON at character {end}: one value expected")
     return value

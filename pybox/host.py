@@ -38,6 +38,7 @@ class Cgroups(Record):
     fix: str = ""
     v1: tuple[tuple[str, str], ...] = ()  # (controller, our own group's directory)
     swap: bool = True  # the host has swap at all
+    nodes: str = "0"  # memory nodes of our own v1 cpuset
 
     @property
     def pure(self) -> bool:
@@ -197,8 +198,13 @@ def probe_cgroups(root_user: bool) -> Cgroups:
     root, mountpoint = unified_mount
     here = mountpoint + own.get("", "").removeprefix(root)
     if v1:
+        nodes = read(f"{v1_mounts['cpuset']}/cpuset.mems").strip() if "cpuset" in v1_mounts else ""
         return Cgroups(
-            unified=here if root_user else None, v1=v1 if root_user else (), problem="cgroup v1 (hybrid) host", swap=swap
+            unified=here if root_user else None,
+            v1=v1 if root_user else (),
+            problem="cgroup v1 (hybrid) host",
+            swap=swap,
+            nodes=nodes or "0",
         )
     if root_user:
         # not below our own group: the no-internal-process rule of cgroups(7) forbids controllers in a group that has processes

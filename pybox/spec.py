@@ -99,6 +99,8 @@ class Limits(Record):
                 raise SpecError(
                     "memory-swap", self.memory_swap, "must not be less than --memory", "it is memory and swap together"
                 )
+        if self.cpus is not None and not 0.01 <= self.cpus <= 100_000:
+            raise SpecError("cpus", self.cpus, "must be at least 0.01", "0.5 is half of one CPU")
         if self.cpu_shares is not None and not 2 <= self.cpu_shares <= 262144:
             raise SpecError("cpu-shares", self.cpu_shares, "must be between 2 and 262144")
         if self.pids is not None and self.pids < 1:
@@ -179,8 +181,10 @@ class Spec(Record):
                 raise SpecError("args", word, "must be text")
             no_nul("args", word)
         for name, value in self.env:
-            if not name or "=" in name:
+            if not isinstance(name, str) or not name or "=" in name:
                 raise SpecError("env", name, "not a variable name")
+            if not isinstance(value, str):
+                raise SpecError("env", value, f"the value of {name} must be text")
             no_nul("env", name + value)
         if self.workdir:
             container_path("workdir", self.workdir)
@@ -198,10 +202,10 @@ class Spec(Record):
         for field, allowed in words:
             if getattr(self, field) not in allowed:
                 raise SpecError(field, getattr(self, field), "must be " + " or ".join(filter(None, allowed)))
-        targets = [mount.target.rstrip("/") for mount in self.mounts]
+        targets = [os.path.normpath(mount.target.lstrip("/")) for mount in self.mounts]
         for target in targets:
             if targets.count(target) > 1:
-                raise SpecError("volume", target, "is mounted twice")
+                raise SpecError("volume", f"/{target}", "is mounted twice")
         if self.user:
             parse_user(self.user)
         for cap in (*self.cap_add, *self.cap_drop):

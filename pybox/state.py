@@ -19,12 +19,13 @@ from pybox.dirs import Dirs, ensure
 from pybox.errors import PyboxError, SpecError, StateError
 from pybox.host import read
 from pybox.record import Record
-from pybox.undo import undo
+from pybox.undo import VERBS, undo
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from pybox.fastjson import Json
 
+STUCK = ": cannot clean up: "  # in a line of sweep
 _LOCK_EX, _LOCK_NB = 2, 4  # flock(2); the fcntl module's names for them cost its import
 
 
@@ -95,20 +96,37 @@ def claim(dirs: Dirs, name: str = "") -> Claim:
 
 def _reserve(dirs: Dirs, taken: Claim, name: str) -> None:
     names = ensure(f"{dirs.state}/names")
-    for _ in range(3):
+    while True:
         try:
             os.symlink(taken.identity, f"{names}/{name}")
             return
         except FileExistsError:
-            holder = os.readlink(f"{names}/{name}")
-            if not os.path.isdir(f"{dirs.state}/{holder}"):
-                os.unlink(f"{names}/{name}")  # its container is gone: killed between the two removals
-                continue
+            holder = _free_if_left(dirs, name)
+        if holder:
             os.rmdir(taken.path)
             os.close(taken.lock)
             raise StateError(
                 f"the name {name!r} is taken by container {holder}", f"remove it: pybox rm {name}, or choose another name"
-            ) from None
+            )
+
+
+def _free_if_left(dirs: Dirs, name: str) -> str:
+    """Remove a name whose container is gone (killed between the two removals); return the container it has otherwise.
+
+    Under a lock on the names: of two who find it so, the second would remove what the first has put there meanwhile.
+    """
+    fd = os.open(f"{dirs.state}/names", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        _lock(fd, wait=True)
+        holder = os.readlink(f"{dirs.state}/names/{name}")
+        if os.path.isdir(f"{dirs.state}/{holder}"):
+            return holder
+        undo("unlink", f"{dirs.state}/names/{name}")
+    except FileNotFoundError:
+        pass
+    finally:
+        os.close(fd)
+    return ""
 
 
 def open_journal(taken: Claim, value: Json) -> int:
@@ -230,7 +248,7 @@ def _owner_lives(path: str) -> bool:
 def find(dirs: Dirs, wanted: str) -> Entry:
     """Return the container of an id, an unambiguous beginning of an id, or a name. Raises StateError."""
     all_of_them = entries(dirs)
-    exact = [entry for entry in all_of_them if wanted in (entry.identity, entry.name)]
+    exact = [entry for entry in all_of_them if wanted and wanted in (entry.identity, entry.name)]
     found = exact or [entry for entry in all_of_them if wanted and entry.identity.startswith(wanted)]
     if not found:
         raise StateError(f"no such container: {wanted}", "`pybox ps -a` lists them")
@@ -265,6 +283,8 @@ def sweep(dirs: Dirs) -> list[str]:
         if fd is not None:
             try:
                 done += _bury(dirs, identity)
+            except (OSError, ValueError) as error:  # the others are not to suffer
+                done.append(f"{identity}{STUCK}{error}")
             finally:
                 os.close(fd)
     for identity in uppers:
@@ -272,8 +292,7 @@ def sweep(dirs: Dirs) -> list[str]:
             undo("tree", f"{dirs.uppers}/{identity}")  # the machine was rebooted: /run is empty, the disk is not
             done.append(f"removed the writable layer of {identity}")
     for identity, name in _names(dirs).items():
-        if not os.path.isdir(f"{dirs.state}/{identity}"):
-            undo("unlink", f"{dirs.state}/names/{name}")
+        if not os.path.isdir(f"{dirs.state}/{identity}") and not _free_if_left(dirs, name):
             done.append(f"freed the name {name}")
     return done
 
@@ -297,7 +316,8 @@ def _bury(dirs: Dirs, identity: str) -> list[str]:
     journal = _object(read(f"{path}/journal").partition("\n")[0]) or {}
     leaves = journal.get("leaves", [])
     done = []
-    assert isinstance(leaves, list)
+    if not isinstance(leaves, list) or not all(isinstance(leaf, list) and len(leaf) == 2 and leaf[0] in VERBS for leaf in leaves):
+        raise ValueError(f"its journal is of another version of pybox: {path}/journal")
     for leaf in reversed(leaves):
         assert isinstance(leaf, list)
         verb, target = str(leaf[0]), str(leaf[1])
@@ -321,6 +341,8 @@ def remove(dirs: Dirs, wanted: str) -> str:
             _bury(dirs, entry.identity)
         except OSError as error:
             raise PyboxError(f"cannot remove container {entry.identity}: {error.strerror}: {error.filename}") from None
+        except ValueError as error:
+            raise PyboxError(f"cannot remove container {entry.identity}: {error}") from None
         if entry.name:
             undo("unlink", f"{dirs.state}/names/{entry.name}")
     finally:

@@ -33,6 +33,10 @@ def parse_tmpfs(text: str) -> Mount:
         name, _, value = option.partition("=")
         if name == "size":
             size = parse_bytes("tmpfs size", value)
+            if size == 0:
+                raise SpecError(
+                    "tmpfs", text, "a size of 0 is no limit at all to the kernel", "leave it out for half of the memory"
+                )
         elif name == "mode" and value and all(c in "01234567" for c in value) and len(value) <= 5:
             mode = int(value, 8)
         elif option in ("ro", "rw"):
@@ -47,14 +51,14 @@ def parse_tmpfs(text: str) -> Mount:
 def parse_ulimit(text: str) -> Rlimit:
     """Return the Rlimit of ``--ulimit NAME=SOFT[:HARD]``; ``unlimited`` and -1 mean the same."""
     name, equals, values = text.partition("=")
+    if not equals:
+        raise SpecError("ulimit", text, "must be NAME=SOFT[:HARD]", "e.g. nofile=1024:4096")
     soft, colon, hard = values.partition(":")
     numbers = []
     for value in (soft, hard) if colon else (soft, soft):
         number = -1 if value == "unlimited" else parse_int("ulimit", value, -1, (1 << 63) - 1)
         assert number is not None
         numbers.append(number)
-    if not equals:
-        raise SpecError("ulimit", text, "must be NAME=SOFT[:HARD]", "e.g. nofile=1024:4096")
     return Rlimit(name.lower().removeprefix("rlimit_"), numbers[0], numbers[1])
 
 
@@ -73,7 +77,7 @@ def read_env_file(path: str) -> list[tuple[str, str]]:
     """Return the variables of an ``--env-file``: NAME=VALUE or NAME lines, # comments; no quoting, as docker reads it."""
     try:
         with open(path, encoding="utf-8") as file:
-            lines = file.read().splitlines()
+            lines = file.read().split("\n")  # splitlines() would end a line at U+2028 too
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
         raise SpecError("env-file", path, str(reason)) from None

@@ -96,7 +96,7 @@ def _is_id(text: str) -> bool:
 
 
 def _rows(text: str, fields: int) -> Iterator[list[str]]:
-    for line in text.splitlines():
+    for line in text.split("\n"):  # splitlines() would let a full name with U+2028 begin a line
         row = line.split(":")
         if len(row) >= fields and _is_id(row[2]):
             yield row

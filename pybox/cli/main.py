@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 def main() -> NoReturn:
     """Run the command that the arguments name; never returns, never shows a traceback for a user's mistake."""
     _open_standard_fds()
+    if sys.stdout is not None:
+        sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # arguments need not be UTF-8
     try:
         status = dispatch(sys.argv[1:])
     except PyboxError as error:

@@ -32,6 +32,7 @@ RUN = (
     Option(("--status-file",), "Container", "write how it ended and what it used, as JSON", "FILE"),
     Option(("--no-init",), "Container", "make the command process 1 itself, without pybox-init"),
     Option(("--init",), "Container", "run pybox-init as process 1 (the default)"),
+    Option(("--help",), "Container", "print this"),
     Option(("-i", "--interactive"), "Container", "keep stdin open (always so in the foreground)"),
     Option(("-e", "--env"), "Command", "set a variable; without =VALUE take the caller's", "NAME[=VALUE]", True),
     Option(("--env-file",), "Command", "read variables from a file", "FILE", True),
@@ -81,7 +82,7 @@ class Parsed:
 
     def has(self, key: str) -> bool:
         """Return whether a switch was given."""
-        return key in self.values
+        return self.values.get(key) == [""]
 
 
 def parse(options: Sequence[Option], words: Sequence[str]) -> Parsed:
@@ -97,7 +98,10 @@ def parse(options: Sequence[Option], words: Sequence[str]) -> Parsed:
         if not word.startswith("-") or word == "-":
             position -= 1
             break
-        name, equals, value = word.partition("=") if word.startswith("--") else (word[:2], "", word[2:])
+        if word.startswith("--"):
+            name, equals, value = word.partition("=")
+        else:  # -m64M, -m=64M
+            name, equals, value = word[:2], "", word[2:].removeprefix("=")
         option = known.get(name)
         if option is None:
             raise unknown(name, known)
@@ -111,10 +115,13 @@ def parse(options: Sequence[Option], words: Sequence[str]) -> Parsed:
         elif equals:
             if value not in ("true", "false", "host" if option.key == "userns" else "true"):
                 raise SpecError(name, value, "is a switch and takes true or false only")
-            if value == "true":
-                parsed.values[option.key] = [""]
+            parsed.values.pop(option.key, None)  # the last word counts, also between --init and --no-init
+            parsed.values[option.key] = ["" if value == "true" else value]
         else:
+            parsed.values.pop(option.key, None)
             parsed.values[option.key] = [""]
+            if value.startswith("-"):
+                raise SpecError(word, "", "unknown option", "a `-` begins a word of its own")
             if value:  # -ab is -a -b
                 words = [*words[:position], f"-{value}", *words[position:]]
     parsed.rest = list(words[position:])
@@ -129,4 +136,4 @@ def unknown(name: str, known: dict[str, Option]) -> SpecError:
     if name in later:
         return SpecError(name, "", f"{later[name]} are not part of this version", "run it in the foreground; see CHANGELOG.md")
     near = get_close_matches(name, known, 1, 0.6)
-    return SpecError(name, "", "unknown option", f"did you mean {near[0]}?" if near else "`pybox run --help` lists them")
+    return SpecError(name, "", "unknown option", f"did you mean {near[0]}?" if near else "`--help` lists them")

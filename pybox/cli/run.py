@@ -61,13 +61,20 @@ def spec_of(parsed: Parsed) -> Spec:
         userns=parsed.has("userns"),
         read_only=parsed.has("read-only"),
         upper=_upper(parsed.one("upper")),
-        init=not parsed.has("no-init"),
+        init=_init(parsed),
         cap_add=tuple(map(text.parse_capability, parsed.all("cap-add"))),
         cap_drop=tuple(map(text.parse_capability, parsed.all("cap-drop"))),
         seccomp=rights["seccomp"],
         no_new_privs=rights["no-new-privileges"] == "true",
         best_effort=parsed.has("best-effort"),
     )
+
+
+def _init(parsed: Parsed) -> bool:
+    for key in reversed(parsed.values):
+        if key in ("init", "no-init"):
+            return (key == "init") == parsed.has(key)
+    return True
 
 
 def _pids(text: str | None) -> int | None:
@@ -138,6 +145,12 @@ class Forwarder:
 def run(where: Dirs, words: list[str]) -> int:
     """Run a container in the foreground; returns the exit status for the shell."""
     parsed = parse(RUN, words)
+    if parsed.has("help"):
+        from pybox.cli.commands import COMMANDS
+        from pybox.cli.help import command_help
+
+        print(command_help(next(command for command in COMMANDS if command.name == "run")))
+        return 0
     status_file = parsed.one("status-file")
     status = -1 if status_file is None else _open_status(status_file)
     try:
@@ -171,7 +184,9 @@ def _tell(result: Result, spec: Spec) -> None:
 
 def _sweep(runtime: Runtime) -> None:
     try:
-        state.sweep(runtime.dirs)
+        for line in state.sweep(runtime.dirs):
+            if state.STUCK in line:
+                os.write(2, f"pybox: warning: {line}\n".encode())
     except OSError as error:
         os.write(2, f"pybox: warning: cannot clean up after a killed pybox: {error}\n".encode())
 

@@ -121,8 +121,7 @@ def _values(controller: str, limits: Limits, facts: Facts) -> Iterator[tuple[str
     if limits.cpuset_cpus is not None and (v2 or controller == "cpuset"):
         if not v2:
             # a v1 cpuset takes no process until it has memory nodes too
-            nodes = read(f"{dict(facts.cgroups.v1)['cpuset']}/cpuset.mems").strip() or "0"
-            yield "cpuset.mems", nodes, "--cpuset-cpus", False
+            yield "cpuset.mems", facts.cgroups.nodes, "--cpuset-cpus", False
         yield "cpuset.cpus", limits.cpuset_cpus, "--cpuset-cpus", False
 
 

@@ -74,5 +74,6 @@ def last_steps(given: Inputs) -> Iterator[ChildStep]:
     paths = candidates(args[0], env)
     if given.spec.init:
         yield BecomeInit(paths, args)
-    named = given.spec.uts == "private" and not given.spec.hostname and env[0] == "HOSTNAME=CONTAINER-ID"
+    said = {name for name, _ in given.spec.env} | {entry.partition("=")[0] for entry in given.image.config.env}
+    named = given.spec.uts == "private" and not given.spec.hostname and "HOSTNAME" not in said
     yield Exec(paths, args, env, named)

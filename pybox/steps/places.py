@@ -32,7 +32,7 @@ class GoTo(ChildStep):
         return (f"chdir({quote(self.path)})",)
 
     def lower(self, table: Table) -> None:
-        table.row("PB_CHDIR", a=table.text(self.path, mine=True))
+        table.row("PB_CHDIR", a=table.text(self.path))
 
     def check(self, seen: Seen) -> bool:
         return bool(seen.file("status"))  # on the way only; EnterWorkdir is the one that lasts

@@ -124,7 +124,7 @@ class SetOomScore(ChildStep):
     """Say how readily the kernel kills it when the whole machine is out of memory: 1000 first, -1000 never."""
 
     call: ClassVar[str] = "write"
-    man: ClassVar[str] = "proc_pid_oom_score_adj(5)"
+    man: ClassVar[str] = "proc(5)"
     value: int
 
     def describe(self) -> str:
@@ -279,7 +279,7 @@ class DieWithParent(ChildStep):
     """Be killed when the thread that launched it ends: what is started in the foreground does not outlive its pybox."""
 
     call: ClassVar[str] = "prctl"
-    man: ClassVar[str] = "PR_SET_PDEATHSIG(2const)"
+    man: ClassVar[str] = "prctl(2)"
 
     def describe(self) -> str:
         return "be killed when pybox dies"

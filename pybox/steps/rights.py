@@ -158,7 +158,7 @@ class NoNewPrivileges(ChildStep):
     """Promise that no exec will grant more rights than there are now: set-user-ID programs run as their caller."""
 
     call: ClassVar[str] = "prctl"
-    man: ClassVar[str] = "PR_SET_NO_NEW_PRIVS(2const)"
+    man: ClassVar[str] = "prctl(2)"
 
     def describe(self) -> str:
         return "gain no privileges by exec, ever"

@@ -61,7 +61,7 @@ OURS = "/cg/pybox-CONTAINER-ID"
         ({"memory": 64 << 20, "memory_swap": -1}, {"memory.max": "67108864", "memory.swap.max": "max"}),
         ({"cpus": 0.5}, {"cpu.max": "50000 100000"}),
         ({"cpus": 2.5}, {"cpu.max": "250000 100000"}),
-        ({"cpus": 0.001 + 0.009}, {"cpu.max": "1000 100000"}),
+        ({"cpus": 0.01}, {"cpu.max": "1000 100000"}),
         ({"cpu_shares": 1024}, {"cpu.weight": "39"}),
         ({"cpu_shares": 2}, {"cpu.weight": "1"}),
         ({"cpu_shares": 262144}, {"cpu.weight": "10000"}),

@@ -113,6 +113,12 @@ CASES = {
         126,
         "cannot execute /bin/prog: neither a program nor a script with a #! line",
     ),
+    "magic-link": (
+        errno.ELOOP,
+        seen(elf()),
+        126,
+        "cannot execute /bin/prog: it leads through a magic link of /proc, or in a circle",
+    ),
     "other": (errno.E2BIG, seen(elf()), 126, "cannot execute /bin/prog: Argument list too long [E2BIG]"),
 }
 
@@ -223,6 +229,7 @@ ROWS = [
     ("pybox itself was killed", CheckLeash(), (inputs(), {}), None),
     ("the image has a symlink", RealDirectory("/proc"), (inputs(), {}), None),
     ("the image has a file", OpenTarget("/etc/x", "s"), (inputs(), {}), None),
+    ("a symlink of the image leads there", OpenTarget("/etc/x", "s"), (inputs(), {}), None),
 ]
 
 

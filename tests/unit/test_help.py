@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -86,3 +90,10 @@ def test_an_error_is_one_line_and_its_hint_another(capfd: pytest.CaptureFixture[
 
 def test_h_of_run_is_the_host_name_and_not_help() -> None:
     assert parse(RUN, ["-h", "box", "x"]).one("hostname") == "box"
+
+
+def test_an_argument_that_is_no_utf8_is_explained_without_a_traceback(tmp_path: Path) -> None:
+    env = {**os.environ, "PYTHONIOENCODING": "utf-8:strict", "PYBOX_STORE": f"{tmp_path}/a", "PYBOX_STATE": f"{tmp_path}/b"}
+    words = [sys.executable, "-m", "pybox", "explain", "run", "host", b"caf\xe9"]
+    done = subprocess.run(words, capture_output=True, env=env, check=False)
+    assert (done.returncode, done.stderr) == (0, b"") and b"run caf\\udce9" in done.stdout

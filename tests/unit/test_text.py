@@ -129,7 +129,6 @@ def test_what_is_wrong_with_a_tmpfs_is_said(text: str, message: str) -> None:
     assert caught.value.message == message
 
 
-@pytest.mark.xfail(strict=True, reason="a tmpfs of size=0 is one without a limit: tmpfs(5)")
 def test_a_tmpfs_of_no_size_is_refused() -> None:
     with pytest.raises(SpecError):
         parse_tmpfs("/x:size=0")
@@ -176,7 +175,6 @@ def test_what_is_wrong_with_a_ulimit_is_said(text: str, message: str) -> None:
     assert caught.value.message == message
 
 
-@pytest.mark.xfail(strict=True, reason="the numbers are read before the = is looked for, so that message can't be reached")
 def test_a_ulimit_without_a_value_is_told_its_form() -> None:
     with pytest.raises(SpecError) as caught:
         parse_ulimit("nofile")
@@ -234,7 +232,6 @@ def test_what_is_wrong_with_an_env_file_is_said(tmp_path: Path, content: bytes |
     assert caught.value.message == message.format(path=path)
 
 
-@pytest.mark.xfail(strict=True, reason="str.splitlines() ends lines at U+2028, U+0085, FF, VT too; docker only at LF")
 @pytest.mark.parametrize("char", ["\u2028", "\x85", "\x0c", "\x1c"], ids=["U+2028", "NEL", "FF", "FS"])
 def test_a_value_of_an_env_file_ends_at_the_line_end_and_nowhere_else(tmp_path: Path, char: str) -> None:
     path = tmp_path / "env"
