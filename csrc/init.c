@@ -11,7 +11,8 @@
  * command has ended, which makes the kernel kill what is left.
  *
  * Fd 3 is the leash, a socket to pybox. It carries what happened (struct pb_message), and when its other end closes, pybox is
- * dead and so is this container. PR_SET_PDEATHSIG alone would not do: it fires when the launching *thread* ends.
+ * dead and so is this container. PR_SET_PDEATHSIG alone would not do: it fires when the launching *thread* ends. With --pid host,
+ * fd 5 is the cgroup.kill of the container's control group.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -29,7 +30,7 @@
 
 #include "exec.h"
 
-enum { LEASH = 3 };
+enum { LEASH = 3, KILLER = 5 };
 
 static struct {
 	struct pb_message message;
@@ -107,8 +108,10 @@ int main(int argc, char **argv)
 	sigfillset(&all);
 	sigprocmask(SIG_SETMASK, &all, NULL);
 	/* with --pid host we are not process 1, and orphans would go to the host's */
-	if (getpid() != 1)
+	if (getpid() != 1) {
 		prctl(PR_SET_CHILD_SUBREAPER, 1);
+		fcntl(KILLER, F_SETFD, FD_CLOEXEC);
+	}
 
 	uint32_t count = (uint32_t)strtoul(argv[1], NULL, 10);
 	pid_t command = start((const char *const *)argv + 2, count, argv + 2 + count);
@@ -126,8 +129,11 @@ int main(int argc, char **argv)
 		reap(command);
 		if (poll(fds, 2, -1) < 0)
 			continue;
-		if (fds[1].revents & (POLLHUP | POLLERR))
+		if (fds[1].revents & (POLLHUP | POLLERR)) {
+			if (getpid() != 1) /* nobody dies of our death: end the whole control group, ourselves included */
+				(void)!write(KILLER, "1", 1);
 			_exit(128 + SIGKILL);
+		}
 		while (read(signals, &got, sizeof(got)) == (ssize_t)sizeof(got))
 			if (got.ssi_signo != SIGCHLD)
 				kill(command, (int)got.ssi_signo);

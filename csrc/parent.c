@@ -6,6 +6,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/openat2.h>
+#include <sched.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
@@ -47,6 +48,11 @@ int pb_seal(const char *name, const char *bytes, size_t length)
 		return saved ? -saved : -EIO;
 	}
 	return fd;
+}
+
+int pb_enter_user_namespace(int fd)
+{
+	return syscall(SYS_setns, fd, CLONE_NEWUSER) < 0 ? -errno : 0;
 }
 
 int pb_open_in_root(int dirfd, const char *path, int flags)

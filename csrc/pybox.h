@@ -126,6 +126,9 @@ int pb_seal(const char *name, const char *bytes, size_t length);
 /* openat2 with RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS below dirfd. An fd or -errno. */
 int pb_open_in_root(int dirfd, const char *path, int flags);
 
+/* setns(fd, CLONE_NEWUSER), for a process with one thread. 0 or -errno. */
+int pb_enter_user_namespace(int fd);
+
 /* A process in new namespaces (flags) that waits to be killed: it holds a user namespace until the caller has an fd of it.
  * Its pid or -errno. */
 int pb_holder(uint64_t flags, int program);

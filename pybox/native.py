@@ -224,6 +224,11 @@ def holder(flags: int, program: int) -> int:
     return _checked(lib.pb_holder(flags, program))
 
 
+def enter_user_namespace(fd: int) -> None:
+    """Move the calling process, which may have one thread only, into a user namespace; setns(2). Raises OSError."""
+    _checked(lib.pb_enter_user_namespace(fd))
+
+
 def init_program() -> bytes:
     """Return the bytes of pybox-init, which lies beside this module."""
     with open(os.path.join(os.path.dirname(os.path.abspath(__file__)), "pybox-init"), "rb") as file:

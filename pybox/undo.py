@@ -74,6 +74,43 @@ def remove_tree(path: str) -> None:
     Each directory found is moved up to the top before it is emptied, so there is neither recursion nor a path that grows.
     """
     try:
+        _remove_tree(path)
+    except PermissionError:
+        if os.geteuid() == 0:
+            raise
+        _remove_as_their_root(path)
+
+
+def _remove_as_their_root(path: str) -> None:
+    """Remove what a plain user's container made with subordinate ids: only root of a user namespace with these ids may."""
+    from pybox import host, native
+    from pybox.kernel.namespaces import own_maps
+    from pybox.steps.base import Desk
+    from pybox.steps.hostside import MakeUserNamespace
+
+    uids, gids = own_maps(host.probe())
+    desk = Desk("", {"program": native.seal("pybox-init", native.init_program())})
+    MakeUserNamespace(uids, gids, helper=len(uids) > 1).apply(desk)
+    pid = os.fork()
+    if pid == 0:
+        status = 1
+        try:
+            native.enter_user_namespace(desk.fds["userns"])
+            os.setresgid(0, 0, 0)
+            os.setresuid(0, 0, 0)
+            _remove_tree(path)
+            status = 0
+        finally:
+            os._exit(status)
+    failed = os.waitpid(pid, 0)[1]
+    os.close(desk.fds["userns"])
+    os.close(desk.reuse["program"])
+    if failed:
+        raise PermissionError(1, "its files belong to ids that are not the caller's", path)
+
+
+def _remove_tree(path: str) -> None:
+    try:
         os.rmdir(path)
         return
     except FileNotFoundError:

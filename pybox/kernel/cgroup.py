@@ -86,7 +86,7 @@ def prepare(given: Inputs) -> Iterator[HostStep]:
         if controller == "":
             if facts.cgroups.pure and held and facts.cgroups.unified:
                 yield EnableControllers(facts.cgroups.unified, _controllers(given), step_aside=not facts.root)
-            yield MakeGroup(path, "cgroup")
+            yield MakeGroup(path, "cgroup", killer=given.spec.pid == "host")
         else:
             yield MakeGroup(path, f"cgroup:{controller}", join="cgroup.procs")
         for name, value, option, optional in _values(controller, limits, facts):

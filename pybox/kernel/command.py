@@ -60,12 +60,17 @@ def steps(given: Inputs) -> Iterator[ChildStep]:
     for fd, name in enumerate(("stdin", "stdout", "stderr")):
         yield PlaceFd(name, fd)
     yield SetUmask(0o022)
-    yield DieWithParent()
+    # in the host's PID namespace the kernel does not end the others with process 1: pybox-init must live to do it
+    killer = given.spec.init and given.spec.pid == "host"
+    if not killer:
+        yield DieWithParent()
     yield CheckLeash()
     if given.spec.init:
         yield PlaceFd("leash", 3)
         yield PlaceFd("program", 4, until_exec=True)
-    yield CloseFds(5 if given.spec.init else 3)
+    if killer:
+        yield PlaceFd("cgroup.kill", 5)
+    yield CloseFds(6 if killer else 5 if given.spec.init else 3)
 
 
 def last_steps(given: Inputs) -> Iterator[ChildStep]:

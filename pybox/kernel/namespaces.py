@@ -8,6 +8,7 @@ with one               a first clone enters it (setns), a second makes the other
 from __future__ import annotations
 
 from pybox.errors import SpecError
+from pybox.host import Facts
 from pybox.kernel import cgroup
 from pybox.kernel.inputs import Inputs
 from pybox.steps.base import ChildStep, HostStep
@@ -18,6 +19,8 @@ from pybox.steps.rights import SetGid, SetUid
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    Map = tuple[tuple[int, int, int], ...]  # (inside, outside, count)
 
 # Outside ids for a container of root's with --userns: far from those of people, of systemd-nspawn and of subuid(5) defaults.
 FIRST_ID, ID_COUNT = 2_000_000_000, 65_536
@@ -38,6 +41,13 @@ def flags(given: Inputs) -> tuple[str, ...]:
     return tuple(flag for flag, own in wanted if own)
 
 
+def own_maps(facts: Facts) -> tuple[Map, Map]:
+    """Return the uid and gid maps of a plain user's containers: with the ranges of subuid(5), or of the one own id."""
+    if facts.subuid and facts.subgid:
+        return ((0, facts.uid, 1), (1, *facts.subuid)), ((0, facts.gid, 1), (1, *facts.subgid))
+    return ((0, facts.uid, 1),), ((0, facts.gid, 1),)
+
+
 def prepare(given: Inputs) -> Iterator[HostStep]:
     """Yield the user namespace, where one is wanted. Raises SpecError when the user asked for can't exist in it."""
     if not given.userns:
@@ -47,15 +57,8 @@ def prepare(given: Inputs) -> Iterator[HostStep]:
         whole = ((0, FIRST_ID, ID_COUNT),)
         yield MakeUserNamespace(whole, whole)
         return
-    uids: tuple[tuple[int, int, int], ...]
-    gids: tuple[tuple[int, int, int], ...]
-    if facts.subuid and facts.subgid:
-        uids = ((0, facts.uid, 1), (1, *facts.subuid))
-        gids = ((0, facts.gid, 1), (1, *facts.subgid))
-        yield MakeUserNamespace(uids, gids, helper=True)
-    else:
-        uids, gids = ((0, facts.uid, 1),), ((0, facts.gid, 1),)
-        yield MakeUserNamespace(uids, gids)
+    uids, gids = own_maps(facts)
+    yield MakeUserNamespace(uids, gids, helper=len(uids) > 1)
     for number, ranges in ((account.uid, uids), (account.gid, gids)):
         if not any(inside <= number < inside + count for inside, _, count in ranges):
             raise SpecError(

@@ -148,6 +148,7 @@ class MakeGroup(HostStep):
     path: str
     slot: str
     join: str = ""  # "" opens the directory for clone3, else the file to write the pid to
+    killer: bool = False  # open the file that ends all of its processes, too
 
     def describe(self) -> str:
         return f"make the control group {self.path}"
@@ -163,6 +164,8 @@ class MakeGroup(HostStep):
         os.mkdir(path, 0o755)
         flags = os.O_WRONLY | os.O_CLOEXEC if self.join else _DIRECTORY
         desk.fds[self.slot] = os.open(f"{path}/{self.join}" if self.join else path, flags)
+        if self.killer:
+            desk.fds["cgroup.kill"] = os.open(f"{path}/cgroup.kill", os.O_WRONLY | os.O_CLOEXEC)
 
     def check(self, seen: Seen) -> bool:
         return os.path.isdir(seen.named(self.path))

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from harness import cli, eventually
+from harness import PURE_V2, cli, eventually
 
 from pybox import dirs, runtime, state
 from pybox.runtime import Options, Ready, Runtime
@@ -108,7 +108,8 @@ def test_sigkill_between_any_two_steps_on_the_host_leaves_nothing_after_gc(store
 @CASES
 def test_sigkill_at_any_row_inside_leaves_no_process_and_nothing_after_gc(store: dirs.Dirs, spec: Spec, keep: bool) -> None:
     rows = len(Runtime(store).plan(spec, keep).inside)
-    for moment in range(1, rows):
+    # each row on this kernel; on the slow one (User Mode Linux) a sample, for the rows are the same
+    for moment in range(1, rows, 11 if PURE_V2 else 1):
         if moment == rows - 1 and spec.init:
             continue  # the last row is pybox-init's, in a process of its own: the next test
         reader, writer = os.pipe()

@@ -106,14 +106,7 @@ def members(namespace: str) -> list[str]:
     return found
 
 
-SURVIVES = pytest.mark.xfail(
-    strict=True, reason="without a PID namespace only pybox-init is killed at once; the rest waits for gc"
-)
-
-
-@pytest.mark.parametrize(
-    "options", [(), ("--no-init",), ("--userns",), ("-u", "alice"), pytest.param(("--pid", "host"), marks=SURVIVES)], ids=" ".join
-)
+@pytest.mark.parametrize("options", [(), ("--no-init",), ("--userns",), ("-u", "alice"), ("--pid", "host")], ids=" ".join)
 def test_when_pybox_is_killed_the_container_dies_too(options: tuple[str, ...]) -> None:
     with killed(*options) as namespace:
         assert eventually(lambda: not members(namespace), seconds=TIMEOUT if options[:1] != ("--pid",) else 3)
