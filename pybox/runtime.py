@@ -9,17 +9,16 @@ import os
 from _thread import allocate_lock
 
 from pybox import dirs as directories
-from pybox import host, native, state, supervise, users
+from pybox import host, native, state, supervise
 from pybox.dirs import Dirs
-from pybox.errors import SpecError
-from pybox.image import store
-from pybox.kernel import cgroup, command, credentials, seccomp
-from pybox.kernel.inputs import Inputs, TopEntry
+from pybox.kernel import cgroup, command
+from pybox.kernel.inputs import Inputs
 from pybox.kernel.namespaces import FIRST_ID
-from pybox.plan import Plan, make
+from pybox.plan import Plan
+from pybox.planner import Planner, Ready
 from pybox.record import Record
 from pybox.result import Result
-from pybox.spec import Mount, Spec
+from pybox.spec import Spec
 from pybox.steps.base import Desk
 from pybox.undo import undo
 
@@ -41,14 +40,6 @@ class Options(Record):
     name: str = ""
 
 
-class Ready(Record):
-    """A plan with what it was made from and what it was lowered to: all that two equal runs may differ in is the id."""
-
-    given: Inputs
-    plan: Plan
-    program: native.Program
-
-
 class Runtime:
     """What one process uses for many runs: the facts, the sealed pybox-init, user namespaces, compiled plans."""
 
@@ -58,34 +49,11 @@ class Runtime:
         self.reuse: dict[str, int] = {}
         self._once = allocate_lock()
         self._pid = 0
-        self._plans: dict[tuple[object, ...], Ready] = {}
-
-    def inputs(self, spec: Spec, keep_upper: bool = False) -> Inputs:
-        """Read from disk what a plan needs. Raises ImageNotFound or SpecError."""
-        image = store.find(self.dirs, spec.image)
-        return Inputs(
-            spec=spec,
-            facts=self.facts,
-            image=image,
-            dirs=self.dirs,
-            account=users.find(image, spec.user or image.config.user),
-            sources=tuple(_kind(mount) for mount in spec.mounts),
-            filter=self._filter(spec),
-            etc_mode=users.etc_mode(image, (self.facts.uid, self.facts.gid)),
-            top=tuple(TopEntry(*entry) for entry in host.top_entries()) if image.id == "host" and not self.facts.root else (),
-            keep_upper=keep_upper,
-        )
-
-    def _filter(self, spec: Spec) -> bytes:
-        if spec.seccomp == "unconfined":
-            return b""
-        profile = None if spec.seccomp in ("", "default") else spec.seccomp
-        caps = credentials.granted(spec, self.facts.last_cap)
-        return seccomp.program(f"{self.dirs.store}/seccomp", profile, caps, self.facts.machine)
+        self.planner = Planner(self.dirs, self.facts)
 
     def plan(self, spec: Spec, keep_upper: bool = False) -> Plan:
         """Return the plan of a run, without running it."""
-        return make(self.inputs(spec, keep_upper))
+        return self.planner.plan(spec, keep_upper).plan
 
     def _make_once(self, given: Inputs) -> None:
         with self._once:  # threads share what is made once
@@ -102,7 +70,7 @@ class Runtime:
 
     def run(self, spec: Spec, options: Options, started: Callable[[native.Child, str], None] | None = None) -> Result:
         """Run a container to its end. Raises a PyboxError when it can't be started; then nothing of it is left."""
-        ready = self._ready(spec, options.keep)
+        ready = self.planner.ready(spec, options.keep)
         self._make_once(ready.given)
         given, plan = ready.given, ready.plan
         claim = state.claim(self.dirs, options.name)
@@ -127,24 +95,6 @@ class Runtime:
             if options.name and not keep:
                 undo("unlink", f"{self.dirs.state}/names/{options.name}")
             state.release(claim, keep)
-
-    def _ready(self, spec: Spec, keep: bool) -> Ready:
-        """Return the plan of a run, the one of an equal run before where nothing that it was made from can have changed."""
-        tag = store.pointer(self.dirs, spec.image)  # None for the host's root, whose users may change at any time
-        if tag is None or spec.seccomp not in ("", "default", "unconfined"):
-            return self._plan(spec, keep)
-        key = (spec, keep, tag, *map(_kind, spec.mounts))
-        ready = self._plans.get(key)
-        if ready is None:
-            if len(self._plans) >= 64:
-                self._plans.clear()
-            ready = self._plans[key] = self._plan(spec, keep)
-        return ready
-
-    def _plan(self, spec: Spec, keep: bool) -> Ready:
-        given = self.inputs(spec, keep)
-        plan = make(given)
-        return Ready(given, plan, plan.lower())
 
     def _launch(
         self,
@@ -178,10 +128,10 @@ class Runtime:
                     if started is not None:
                         started(child, desk.identity)
                 except BaseException:
-                    _kill(child, groups)
+                    supervise.kill(child, groups)
                     native.wait(child.pid)
                     raise
-                end = supervise.follow(child, streams, leash[0], options.timeout, lambda: _kill(child, groups))
+                end = supervise.follow(child, streams, leash[0], options.timeout, lambda: supervise.kill(child, groups))
             finally:
                 os.close(child.pidfd)
             return _result(given, desk.identity, plan, desk, end, cgroup.bill(groups))
@@ -203,16 +153,6 @@ def _owner(given: Inputs) -> tuple[int, int] | None:
     return first + given.account.uid, first + given.account.gid
 
 
-def _kind(mount: Mount) -> str:
-    if mount.source is None:
-        return "tmpfs"
-    try:
-        mode = os.stat(mount.source).st_mode & 0o170000
-    except OSError as error:
-        raise SpecError("volume", mount.source, f"{error.strerror} on the host", "create it first") from None
-    return {0o040000: "directory", 0o020000: "device", 0o060000: "device"}.get(mode, "file")
-
-
 def _journal(given: Inputs, options: Options, leaves: list[tuple[str, str]]) -> dict[str, Json]:
     from time import time
 
@@ -227,23 +167,6 @@ def _journal(given: Inputs, options: Options, leaves: list[tuple[str, str]]) -> 
         "owner": os.getpid(),
         "leaves": [list(leaf) for leaf in leaves],
     }
-
-
-def _kill(child: native.Child, groups: tuple[tuple[str, str], ...]) -> None:
-    """End all processes of a container: by its process 1, or by its control group where it has the host's PID namespace."""
-    for controller, path in groups:
-        if controller == "":
-            try:
-                with open(f"{path}/cgroup.kill", "w") as file:
-                    file.write("1")
-            except OSError:
-                pass
-    from _signal import pidfd_send_signal
-
-    try:
-        pidfd_send_signal(child.pidfd, 9)
-    except ProcessLookupError:
-        pass
 
 
 def _result(given: Inputs, identity: str, plan: Plan, desk: Desk, end: supervise.End, bill: cgroup.Bill) -> Result:

@@ -196,3 +196,20 @@ def _drain(streams: Streams) -> None:
                 pass
         except BlockingIOError:
             pass
+
+
+def kill(child: native.Child, groups: tuple[tuple[str, str], ...]) -> None:
+    """End all processes of a container: by its process 1, or by its control group where it has the host's PID namespace."""
+    for controller, path in groups:
+        if controller == "":
+            try:
+                with open(f"{path}/cgroup.kill", "w") as file:
+                    file.write("1")
+            except OSError:
+                pass
+    from _signal import pidfd_send_signal
+
+    try:
+        pidfd_send_signal(child.pidfd, 9)
+    except ProcessLookupError:
+        pass

@@ -20,7 +20,8 @@ import pytest
 from harness import PURE_V2, cli, eventually
 
 from pybox import dirs, runtime, state
-from pybox.runtime import Options, Ready, Runtime
+from pybox.planner import Ready
+from pybox.runtime import Options, Runtime
 from pybox.spec import Limits, Mount, Spec
 from pybox.steps.base import ChildStep, Desk, HostStep
 from pybox.undo import undo
@@ -81,11 +82,10 @@ def leftovers(where: dirs.Dirs) -> list[str]:
 
 
 def swept_clean(where: dirs.Dirs) -> None:
-    """Assert that the next command mends everything, and that a second one finds nothing to do."""
-    done = cli("gc")
-    assert done.returncode == 0, done.stderr
+    """Assert that a sweep, which is what `pybox gc` and the next run do, mends everything, and a second one finds nothing to do."""
+    state.sweep(where)
     assert leftovers(where) == []
-    assert cli("gc").stdout == "nothing to clean up\n"
+    assert state.sweep(where) == []
 
 
 @CASES
@@ -95,10 +95,10 @@ def test_sigkill_between_any_two_steps_on_the_host_leaves_nothing_after_gc(store
         with fork() as pid:
             if pid == 0:
                 mine = Runtime(store)
-                ready = mine._ready(spec, keep)
+                ready = mine.planner.ready(spec, keep)
                 prepare = (*ready.plan.prepare[:moment], Die(), *ready.plan.prepare[moment:])
                 broken = ready.replace(plan=ready.plan.replace(prepare=prepare))
-                mine._ready = lambda spec, keep, broken=broken: broken  # type: ignore[method-assign, assignment]
+                mine.planner.ready = lambda spec, keep, broken=broken: broken  # type: ignore[method-assign, assignment]
                 mine.run(spec, Options(keep=keep, name="doomed"))
         assert os.waitpid(pid, 0)[1] == signal.SIGKILL, moment
         assert leftovers(store) != []
@@ -119,10 +119,10 @@ def test_sigkill_at_any_row_inside_leaves_no_process_and_nothing_after_gc(store:
             if pid == 0:
                 os.dup2(writer, 2)
                 mine = Runtime(store)
-                ready = mine._ready(spec, keep)
+                ready = mine.planner.ready(spec, keep)
                 plan = ready.plan.replace(inside=(*ready.plan.inside[:moment], Gate(), *ready.plan.inside[moment:]))
                 broken = Ready(ready.given, plan, plan.lower())
-                mine._ready = lambda spec, keep, broken=broken: broken  # type: ignore[method-assign, assignment]
+                mine.planner.ready = lambda spec, keep, broken=broken: broken  # type: ignore[method-assign, assignment]
                 mine.run(spec, Options(keep=keep, name="doomed"))
         held = eventually_held(pid, reader)
         os.kill(pid, signal.SIGKILL)
@@ -219,4 +219,6 @@ def test_gc_leaves_alone_what_is_alive(store: dirs.Dirs) -> None:
     os.kill(pid, signal.SIGKILL)
     os.waitpid(pid, 0)
     assert eventually(lambda: state.find(store, identity).status == "dead")
+    done = cli("gc")
+    assert done.returncode == 0 and f"{identity}: its pybox was killed; forgotten" in done.stdout
     swept_clean(store)
