@@ -353,6 +353,11 @@ def test_a_source_that_cannot_be_read_is_named(here: Dirs, source: str) -> None:
 # Saving
 
 
+def undated_whiteouts(layer: str) -> dict[str, object]:
+    """Return a layer's entries; a whiteout is ours, not the archive's, so its time is that of unpacking."""
+    return {name: entry[:3] if entry[0] == 0o020000 else entry for name, entry in snapshot(layer).items()}
+
+
 @pytest.mark.parametrize(
     ("format", "compression"), [("docker-archive", "none"), ("oci", "none"), ("oci", "gzip"), ("oci-dir", "zstd")]
 )
@@ -363,7 +368,7 @@ def test_what_is_saved_loads_as_the_same_image_elsewhere(here: Dirs, tmp_path: P
     elsewhere = Dirs(str(tmp_path / "elsewhere"), here.state)
     assert archive.load(elsewhere, out) == [loaded]
     for mine, theirs in zip(store.find(here, "tool:1").layers, store.find(elsewhere, "tool:1").layers, strict=True):
-        assert snapshot(mine) == snapshot(theirs)
+        assert undated_whiteouts(mine) == undated_whiteouts(theirs)
     export.save(elsewhere, ["tool:1", "quay.io/t/x:2"], out + "2", format=format, compression=compression)
     assert {k: v[5] for k, v in snapshot(out).items()} == {k: v[5] for k, v in snapshot(out + "2").items()}
 
