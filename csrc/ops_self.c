@@ -166,10 +166,11 @@ int do_seccomp(struct pb_walk *w, const struct pb_row *r)
  * container would never end; a shell's background job ignores SIGINT. The command starts the same way wherever it is started. */
 static void default_signals(void)
 {
-	struct sigaction plain = {.sa_handler = SIG_DFL};
+	const uint64_t plain[4] = {0}; /* the kernel's struct sigaction with SIG_DFL and no flags */
 
-	for (int number = 1; number < NSIG; number++)
-		sigaction(number, &plain, NULL); /* EINVAL for SIGKILL, SIGSTOP and the C library's own two */
+	/* the raw call: the C library keeps its own two, 32 and 33, from being set; EINVAL for SIGKILL and SIGSTOP */
+	for (int number = 1; number <= 64; number++)
+		syscall(SYS_rt_sigaction, number, plain, NULL, sizeof(uint64_t));
 }
 
 static char *const *words_of_init(const struct pb_walk *w)

@@ -226,6 +226,8 @@ def _self() -> dict[str, str]:
     status = Path("/proc/self/status").read_text().splitlines()
     fields = dict(line.split(":\t", 1) for line in status if ":\t" in line)
     kept = {name: fields.get(name, "") for name in ("Umask", "Uid", "Gid", "Groups", "SigBlk", "SigIgn", "CapEff", "NoNewPrivs")}
+    # 32 and 33 are the C library's: it takes them when the first thread is made, whoever had them ignored
+    kept["SigIgn"] = f"{int(kept['SigIgn'], 16) & ~(3 << 31):016x}"
     kept["dumpable"] = str(LIBC.prctl(3, 0, 0, 0, 0))  # PR_GET_DUMPABLE
     kept["cwd"] = os.getcwd()
     for kind in os.listdir("/proc/self/ns"):
