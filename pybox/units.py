@@ -72,12 +72,3 @@ def parse_int(field: str, value: int | str | None, least: int, most: int) -> int
     if not least <= number <= most:
         raise SpecError(field, value, f"must be between {least} and {most}")
     return number
-
-
-def show_bytes(size: int) -> str:
-    """Return a size as people read it: 64M, 1.5G."""
-    for unit in ("B", "K", "M", "G"):
-        if size < 1024:
-            return f"{size:.4g}{unit}"
-        size = size // 1024 if size % 1024 == 0 else round(size / 1024, 2)  # type: ignore[assignment]
-    return f"{size:.4g}T"

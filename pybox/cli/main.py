@@ -63,11 +63,12 @@ def dispatch(words: list[str]) -> int:
     from pybox.cli.commands import COMMANDS
 
     if not words or words[0] in ("help", "-h", "--help"):
-        from pybox.cli.help import command_help, overview
+        from pybox.cli.help import overview
 
-        named = [command for command in COMMANDS if words[1:2] == [command.name]]
-        print(command_help(named[0]) if named else overview())
-        return 0
+        if not words[1:]:
+            print(overview())
+            return 0
+        words = [words[1], "--help"]  # `help run` is `run --help`, and says so of a name that is none
     if words[0] in ("-v", "--version"):
         return version(dirs.current(), [])
     for command in COMMANDS:
