@@ -122,12 +122,12 @@ class Runtime:
 
                 raise launch_error(plan.inside[child.index], child, given)
             try:
-                streams.handed_over()
-                os.write(journal, str(child.pid).encode())
                 try:
+                    streams.handed_over()
+                    os.write(journal, str(child.pid).encode())
                     if started is not None:
                         started(child, desk.identity)
-                except BaseException:
+                except BaseException:  # until follow takes over, whatever fails must not leave a container behind
                     supervise.kill(child, groups)
                     native.wait(child.pid)
                     raise

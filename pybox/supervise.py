@@ -9,6 +9,7 @@ from time import monotonic
 
 from pybox import native
 from pybox.record import Record
+from pybox.undo import kill_group
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -203,8 +204,7 @@ def kill(child: native.Child, groups: tuple[tuple[str, str], ...]) -> None:
     for controller, path in groups:
         if controller == "":
             try:
-                with open(f"{path}/cgroup.kill", "w") as file:
-                    file.write("1")
+                kill_group(path)
             except OSError:
                 pass
     from _signal import pidfd_send_signal

@@ -33,7 +33,7 @@ def remove_group(path: str) -> None:
     except OSError:
         pass
     for attempt in range(200):
-        _kill_group(path)
+        kill_group(path)
         try:
             for name in os.listdir(path):
                 if os.path.isdir(f"{path}/{name}"):
@@ -50,7 +50,8 @@ def remove_group(path: str) -> None:
             time.sleep(0.005)  # the last process is dying: the kernel says EBUSY until it is gone
 
 
-def _kill_group(path: str) -> None:
+def kill_group(path: str) -> None:
+    """Kill all processes of a control group: by cgroup.kill, or one by one where the kernel has none. Raises OSError."""
     try:
         fd = os.open(f"{path}/cgroup.kill", os.O_WRONLY | os.O_CLOEXEC)
     except OSError:

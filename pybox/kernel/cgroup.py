@@ -57,8 +57,13 @@ def effective(given: Inputs) -> tuple[tuple[str, str], ...]:
     return tuple(found)
 
 
+def _held(given: Inputs) -> frozenset[str]:
+    """Return the options that a group will enforce."""
+    return frozenset(option for option, how in effective(given) if not how.startswith("none"))
+
+
 def _controllers(given: Inputs) -> tuple[str, ...]:
-    held = {option for option, how in effective(given) if not how.startswith("none")}
+    held = _held(given)
     return tuple(dict.fromkeys(controller for controller, option in needed(given.spec.limits) if option in held))
 
 
@@ -81,7 +86,7 @@ def groups(given: Inputs) -> tuple[tuple[str, str], ...]:
 def prepare(given: Inputs) -> Iterator[HostStep]:
     """Yield the groups and the limits in them."""
     facts, limits, best_effort = given.facts, given.spec.limits, given.spec.best_effort
-    held = {option for option, how in effective(given) if not how.startswith("none")}
+    held = _held(given)
     for controller, path in groups(given):
         if controller == "":
             if facts.cgroups.pure and held and facts.cgroups.unified:
