@@ -21,6 +21,7 @@ ffi: Any = _native.ffi
 lib: Any = _native.lib
 
 ID_TOKEN = "CONTAINER-ID"  # stands in a plan where the id of the container will be
+_TOKEN = ID_TOKEN.encode()
 _ROW = Struct("=IIiiIIIIQQQ")
 
 
@@ -28,6 +29,11 @@ def number(name: str) -> int:
     """Return a kernel constant or op number by its C name. Raises AttributeError when the header lacks it."""
     value: int = getattr(lib, name)
     return value
+
+
+def named(text: str, identity: str) -> str:
+    """Put the id of a container where a plan has its token."""
+    return text.replace(ID_TOKEN, identity)
 
 
 def capability(cap: int) -> str:
@@ -65,10 +71,10 @@ class Table:
             return 0
         raw = os.fsencode(value)
         offset = len(self._blob)
-        at = raw.find(b"CONTAINER-ID") if mine else -1
+        at = raw.find(_TOKEN) if mine else -1
         while at >= 0:
             self._id_at.append(offset + at)
-            at = raw.find(b"CONTAINER-ID", at + 1)
+            at = raw.find(_TOKEN, at + 1)
         self._blob += raw + b"\0"
         return offset
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 from pybox.host import read
+from pybox.native import named
 from pybox.record import Record
 
 
@@ -82,7 +83,7 @@ class Seen:
 
     def named(self, text: str) -> str:
         """Put the container's id where a plan has its token."""
-        return text.replace("CONTAINER-ID", self.identity)
+        return named(text, self.identity)
 
 
 def _plain(text: str) -> str:

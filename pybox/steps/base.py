@@ -6,6 +6,7 @@ that the journal can be written first. ``inside`` steps are lowered to rows and 
 
 from __future__ import annotations
 
+from pybox.native import named
 from pybox.record import Record
 
 TYPE_CHECKING = False
@@ -57,7 +58,7 @@ class Desk:
 
     def named(self, text: str) -> str:
         """Put the container's id where the plan has its token."""
-        return text.replace("CONTAINER-ID", self.identity)
+        return named(text, self.identity)
 
 
 class HostStep(Step):
