@@ -105,5 +105,5 @@ uninstall: ## remove what install wrote [PREFIX=/usr/local]
 	rm -f $(DESTDIR)$(PREFIX)/bin/pybox
 
 clean: ## remove everything that was built here (not the images in the store)
-	rm -rf $(VENV) build dist .cache *.egg-info pybox/_native*.so pybox/pybox-init .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build dist .cache *.egg-info pybox/_native*.so pybox/pybox-init pybox/pybox-monitor .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -prune -exec rm -rf {} +

@@ -1,4 +1,4 @@
-"""Builds the two C parts: the cffi extension (API mode) and the static pybox-init. Called by setup.py.
+"""Builds the C parts: the cffi extension (API mode), and the static programs pybox-init and pybox-monitor. Called by setup.py.
 
 The cdef is read from csrc/pybox.h, and every constant that Python uses is looked up by the compiler in the kernel's headers: no
 number is written twice, and none is written by hand.
@@ -15,7 +15,11 @@ from cffi import FFI
 from setuptools.command.build_py import build_py
 
 HERE = Path(__file__).resolve().parent
-SOURCES = ("clone.c", "launch.c", "ops_fs.c", "ops_self.c", "parent.c")
+SOURCES = ("clone.c", "launch.c", "ops_fs.c", "ops_self.c", "ops_terminal.c", "parent.c")
+PROGRAMS = {  # static, shipped beside the Python modules
+    "pybox-init": ("init.c",),
+    "pybox-monitor": ("monitor.c", "monitor_attach.c", "monitor_log.c"),
+}
 WARNINGS = ("-std=gnu11", "-Wall", "-Wextra", "-Wshadow", "-O2")
 
 CONSTANTS = """
@@ -77,15 +81,16 @@ ffi.set_source(
 
 
 class BuildWithInit(build_py):
-    """build_py that also compiles pybox/pybox-init: with musl where there is one (13 KB, 0.7 ms an exec), else with the C library."""
+    """build_py that also compiles the static programs: with musl where there is one (13 KB, 0.7 ms an exec), else with the C library."""
 
     def run(self) -> None:
         super().run()
         target = HERE.parent / "pybox" if self.editable_mode else Path(self.build_lib) / "pybox"
         compiler = shutil.which("musl-gcc") or "cc"
         flags = ["-static", "-Os", "-s", "-fno-asynchronous-unwind-tables", "-Wl,--gc-sections", "-Wl,--build-id=none"]
-        command = [compiler, "-std=gnu11", "-Wall", "-Wextra", *flags, "-o", str(target / "pybox-init"), str(HERE / "init.c")]
         if compiler.endswith("musl-gcc"):
-            # musl has no kernel headers of its own; these three are all that init.c needs
-            command[1:1] = ["-idirafter", "/usr/include", "-idirafter", f"/usr/include/{os.uname().machine}-linux-gnu"]
-        subprocess.run(command, check=True)
+            # musl has no kernel headers of its own; these are all that is needed
+            flags += ["-idirafter", "/usr/include", "-idirafter", f"/usr/include/{os.uname().machine}-linux-gnu"]
+        for program, sources in PROGRAMS.items():
+            command = [compiler, "-std=gnu11", "-Wall", "-Wextra", *flags, "-o", str(target / program)]
+            subprocess.run([*command, *(str(HERE / source) for source in sources)], check=True)

@@ -58,6 +58,10 @@ static pid_t start(const char *const *paths, uint32_t count, char **argv)
 	if (pid == 0) {
 		sigset_t none;
 
+		/* on a terminal the command leads the foreground group: Ctrl-C is for it alone, or it would come twice, once by us.
+		 * Still with all signals blocked, for SIGTTOU would stop who is not in the foreground yet. */
+		if (tcgetpgrp(0) >= 0 && setpgid(0, 0) == 0)
+			tcsetpgrp(0, getpid());
 		sigemptyset(&none);
 		sigprocmask(SIG_SETMASK, &none, NULL);
 		extern char **environ;

@@ -40,6 +40,8 @@ int do_setresuid(struct pb_walk *w, const struct pb_row *r);
 int do_capbset(struct pb_walk *w, const struct pb_row *r);
 int do_capset(struct pb_walk *w, const struct pb_row *r);
 int do_prctl(struct pb_walk *w, const struct pb_row *r);
+int do_terminal(struct pb_walk *w, const struct pb_row *r);
+int do_control(struct pb_walk *w, const struct pb_row *r);
 int do_leash(struct pb_walk *w, const struct pb_row *r);
 int do_seccomp(struct pb_walk *w, const struct pb_row *r);
 int do_init(struct pb_walk *w, const struct pb_row *r);

@@ -235,7 +235,12 @@ def enter_user_namespace(fd: int) -> None:
     _checked(lib.pb_enter_user_namespace(fd))
 
 
+def beside(program: str) -> str:
+    """Return the path of one of the static programs, which lie beside this module."""
+    return os.path.join(os.path.dirname(os.path.abspath(__file__)), program)
+
+
 def init_program() -> bytes:
-    """Return the bytes of pybox-init, which lies beside this module."""
-    with open(os.path.join(os.path.dirname(os.path.abspath(__file__)), "pybox-init"), "rb") as file:
+    """Return the bytes of pybox-init."""
+    with open(beside("pybox-init"), "rb") as file:
         return file.read()

@@ -17,6 +17,11 @@ from pybox.kernel.inputs import Inputs, TopEntry
 from pybox.plan import Plan, make
 from pybox.record import Record
 from pybox.spec import Mount, Spec
+from pybox.specjson import to_json
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from pybox.fastjson import Json
 
 
 class Ready(Record):
@@ -25,6 +30,7 @@ class Ready(Record):
     given: Inputs
     plan: Plan
     program: native.Program
+    asked: dict[str, Json]  # the Spec as JSON, for the journal
 
 
 class Planner:
@@ -35,7 +41,7 @@ class Planner:
         self.facts = facts
         self._plans: dict[tuple[object, ...], Ready] = {}
 
-    def inputs(self, spec: Spec, keep_upper: bool = False) -> Inputs:
+    def inputs(self, spec: Spec, keep_upper: bool = False, managed: bool = False) -> Inputs:
         """Read from disk what a plan needs. Raises ImageNotFound or SpecError."""
         image = store.find(self.dirs, spec.image)
         return Inputs(
@@ -45,37 +51,39 @@ class Planner:
             dirs=self.dirs,
             account=users.find(image, spec.user or image.config.user),
             sources=tuple(_kind(mount) for mount in spec.mounts),
-            filter=self._filter(spec),
+            filter=self.filter(spec),
             etc_mode=users.etc_mode(image, (self.facts.uid, self.facts.gid)),
             top=tuple(TopEntry(*entry) for entry in host.top_entries()) if image.id == "host" and not self.facts.root else (),
             keep_upper=keep_upper,
+            managed=managed,
         )
 
-    def _filter(self, spec: Spec) -> bytes:
+    def filter(self, spec: Spec) -> bytes:
+        """Return the compiled seccomp program of a container; b"" for none. Raises SpecError for a profile that is none."""
         if spec.seccomp == "unconfined":
             return b""
         profile = None if spec.seccomp in ("", "default") else spec.seccomp
         caps = credentials.granted(spec, self.facts.last_cap)
         return seccomp.program(f"{self.dirs.store}/seccomp", profile, caps, self.facts.machine)
 
-    def ready(self, spec: Spec, keep: bool) -> Ready:
+    def ready(self, spec: Spec, keep: bool, managed: bool = False) -> Ready:
         """Return the plan of a run, the one of an equal run before where nothing that it was made from can have changed."""
         tag = store.pointer(self.dirs, spec.image)  # None for the host's root, whose users may change at any time
         if tag is None or spec.seccomp not in ("", "default", "unconfined"):
-            return self.plan(spec, keep)
-        key = (spec, keep, tag, *map(_kind, spec.mounts))
+            return self.plan(spec, keep, managed)
+        key = (spec, keep, managed, tag, *map(_kind, spec.mounts))
         ready = self._plans.get(key)
         if ready is None:
             if len(self._plans) >= 64:
                 self._plans.clear()
-            ready = self._plans[key] = self.plan(spec, keep)
+            ready = self._plans[key] = self.plan(spec, keep, managed)
         return ready
 
-    def plan(self, spec: Spec, keep: bool) -> Ready:
+    def plan(self, spec: Spec, keep: bool, managed: bool = False) -> Ready:
         """Read, plan and lower. Raises ImageNotFound, SpecError or LimitError."""
-        given = self.inputs(spec, keep)
+        given = self.inputs(spec, keep, managed)
         plan = make(given)
-        return Ready(given, plan, plan.lower())
+        return Ready(given, plan, plan.lower(), to_json(spec))
 
 
 def _kind(mount: Mount) -> str:

@@ -83,6 +83,11 @@ class Record(metaclass=_RecordType):
         """Yield (field, value) in the order of the annotations."""
         return ((field, getattr(self, field)) for field in self._fields)
 
+    @classmethod
+    def of(cls, fields: dict[str, object]) -> Self:
+        """Return a record of values by field name. Raises TypeError for a field that is missing or unknown."""
+        return cls(**fields)
+
     def replace(self, **changes: object) -> Self:
         """Return a copy with some fields changed; validated again."""
         return type(self)(**{**dict(self.items()), **changes})

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
     from pybox.fastjson import Json
 
-    Reason = Literal["exit", "signal", "timeout", "oom", "launch-failed"]
+    Reason = Literal["exit", "signal", "timeout", "oom", "launch-failed", "lost"]
 
 
 class Result(Record):
@@ -22,6 +22,7 @@ class Result(Record):
     timeout        pybox killed the whole container when its time was over
     oom            the kernel killed it at its memory limit
     launch-failed  it never ran (only in the JSON of --status-file; Python raises)
+    lost           nobody saw its end: what looked after it was killed (only in the record of a kept container)
     """
 
     id: str
@@ -59,6 +60,16 @@ class Result(Record):
                 continue
             plain[name] = dict(value) if name in ("limit_hits", "effective") else value  # type: ignore[call-overload, assignment]
         return plain
+
+
+def verdict(status: int, timed_out: bool, oom_kills: int) -> tuple[Reason, int, int | None]:
+    """Return (reason, exit code, signal) of a wait status and what else is known of the end; wait(2)."""
+    ended_by = status & 0x7F
+    if timed_out:
+        return "timeout", 137, 9
+    if not ended_by:
+        return "exit", status >> 8, None
+    return ("oom" if oom_kills and ended_by == 9 else "signal"), 128 + ended_by, ended_by
 
 
 class JobError(PyboxError):

@@ -17,7 +17,7 @@ from pybox.kernel.namespaces import FIRST_ID
 from pybox.plan import Plan
 from pybox.planner import Planner, Ready
 from pybox.record import Record
-from pybox.result import Result
+from pybox.result import Result, verdict
 from pybox.spec import Spec
 from pybox.steps.base import Desk
 from pybox.undo import undo
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from pybox.fastjson import Json
-    from pybox.result import Reason
 
 
 class Options(Record):
@@ -55,7 +54,7 @@ class Runtime:
         """Return the plan of a run, without running it."""
         return self.planner.plan(spec, keep_upper).plan
 
-    def _make_once(self, given: Inputs) -> None:
+    def make_once(self, given: Inputs) -> None:
         with self._once:  # threads share what is made once
             if not self._pid:
                 self._make_directories()
@@ -71,15 +70,19 @@ class Runtime:
     def run(self, spec: Spec, options: Options, started: Callable[[native.Child, str], None] | None = None) -> Result:
         """Run a container to its end. Raises a PyboxError when it can't be started; then nothing of it is left."""
         ready = self.planner.ready(spec, options.keep)
-        self._make_once(ready.given)
-        given, plan = ready.given, ready.plan
+        self.make_once(ready.given)
+        plan = ready.plan
         claim = state.claim(self.dirs, options.name)
         desk = Desk(claim.identity, self.reuse)
         finished = False
         leaves = [(verb, desk.named(path)) for verb, path in plan.leaves()]
+        if options.keep:
+            leaves.append(("tree", f"{self.dirs.store}/containers/{claim.identity}"))
         try:
-            journal = state.open_journal(claim, _journal(given, options, leaves))
+            journal = state.open_journal(claim, journal_of(ready, desk, options.name, leaves))
             try:
+                if options.keep:
+                    _keep(self.dirs, claim.identity, ready, options)
                 result = self._launch(ready, desk, options, journal, started)
             finally:
                 os.close(journal)
@@ -105,22 +108,11 @@ class Runtime:
         started: Callable[[native.Child, str], None] | None,
     ) -> Result:
         given, plan = ready.given, ready.plan
-        spec = given.spec
         groups = tuple((controller, desk.named(path)) for controller, path in plan.groups)
-        streams = supervise.Streams(options.capture, options.feed, _owner(given))
-        leash = (-1, -1)  # the socket to pybox-init
+        streams = supervise.Streams(options.capture, options.feed, owner(given))
+        leash = -1  # our end of the socket to pybox-init
         try:
-            for step in plan.prepare:
-                step.apply(desk)
-            if spec.init:
-                leash = native.leash()
-            fds = {**self.reuse, **desk.fds, **streams.given, "leash": leash[1]}
-            child = native.launch(ready.program, desk.identity, fds, leash, spec.init)
-            leash = (leash[0], -1)
-            if isinstance(child, native.Failure):
-                from pybox.failures import launch_error  # only who fails pays for the causes
-
-                raise launch_error(plan.inside[child.index], child, given)
+            child, leash = self.clone(ready, desk, streams.given)
             try:
                 try:
                     streams.handed_over()
@@ -131,21 +123,57 @@ class Runtime:
                     supervise.kill(child, groups)
                     native.wait(child.pid)
                     raise
-                end = supervise.follow(child, streams, leash[0], options.timeout, lambda: supervise.kill(child, groups))
+                end = supervise.follow(child, streams, leash, options.timeout, lambda: supervise.kill(child, groups))
             finally:
                 os.close(child.pidfd)
             return _result(given, desk.identity, plan, desk, end, cgroup.bill(groups))
         finally:
             streams.close()
-            for fd in leash:
-                if fd >= 0:
-                    os.close(fd)
-            for slot, fd in desk.fds.items():
-                if slot != "userns":  # reused
-                    os.close(fd)
+            if leash >= 0:
+                os.close(leash)
+            desk.close()
+
+    def clone(self, ready: Ready, desk: Desk, fds: dict[str, int]) -> tuple[native.Child, int]:
+        """Make the prepare steps and launch; returns the child and our end of the leash (-1 without pybox-init).
+
+        Raises the PyboxError that names the step which failed. The fds of the desk are the caller's to close.
+        """
+        init = ready.given.spec.init
+        for step in ready.plan.prepare:
+            step.apply(desk)
+        leash = native.leash() if init else (-1, -1)
+        child = native.launch(ready.program, desk.identity, {**self.reuse, **desk.fds, **fds, "leash": leash[1]}, leash, init)
+        if isinstance(child, native.Failure):
+            from pybox.failures import launch_error  # only who fails pays for the causes
+
+            if init:
+                os.close(leash[0])
+            raise launch_error(ready.plan.inside[child.index], child, ready.given)
+        return child, leash[0]
 
 
-def _owner(given: Inputs) -> tuple[int, int] | None:
+def _keep(where: Dirs, identity: str, ready: Ready, options: Options) -> None:
+    from time import time
+
+    from pybox import kept
+
+    image = ready.given.image
+    kept.write(
+        where,
+        kept.Kept(
+            identity,
+            ready.given.spec,
+            image.id,
+            image.layers,
+            name=options.name,
+            created=time(),
+            stdin=True,
+            timeout=options.timeout,
+        ),
+    )
+
+
+def owner(given: Inputs) -> tuple[int, int] | None:
     """Return the ids that the command has on the host, where pybox may give something to them."""
     if not given.facts.root:
         return None
@@ -153,12 +181,14 @@ def _owner(given: Inputs) -> tuple[int, int] | None:
     return first + given.account.uid, first + given.account.gid
 
 
-def _journal(given: Inputs, options: Options, leaves: list[tuple[str, str]]) -> dict[str, Json]:
+def journal_of(ready: Ready, desk: Desk, name: str, leaves: list[tuple[str, str]]) -> dict[str, Json]:
+    """Return the journal of a run, which is written before anything is done: who and what, and what undoing needs."""
     from time import time
 
+    given = ready.given
     return {
         "schema": "pybox.container/1",
-        "name": options.name,
+        "name": name,
         "image": given.image.name,
         "image_id": given.image.id,
         "layers": given.image.layers,
@@ -166,27 +196,25 @@ def _journal(given: Inputs, options: Options, leaves: list[tuple[str, str]]) -> 
         "created": time(),
         "owner": os.getpid(),
         "leaves": [list(leaf) for leaf in leaves],
+        "groups": [[controller, desk.named(path)] for controller, path in ready.plan.groups],
+        "spec": ready.asked,
     }
 
 
+def effective(plan: Plan, desk: Desk) -> tuple[tuple[str, str], ...]:
+    """Return (option, how it is enforced): as planned, but for what --best-effort gave up on the way."""
+    return tuple((option, f"none: {desk.dropped[option]}" if option in desk.dropped else how) for option, how in plan.effective)
+
+
 def _result(given: Inputs, identity: str, plan: Plan, desk: Desk, end: supervise.End, bill: cgroup.Bill) -> Result:
-    ended_by = end.status & 0x7F
-    code = 128 + ended_by if ended_by else end.status >> 8
-    reason: Reason = "signal" if ended_by else "exit"
-    if end.timed_out:
-        reason, ended_by, code = "timeout", 9, 137
-    elif bill.oom_kills and ended_by == 9:
-        reason = "oom"
-    effective = tuple(
-        (option, f"none: {desk.dropped[option]}" if option in desk.dropped else how) for option, how in plan.effective
-    )
+    reason, code, ended_by = verdict(end.status, end.timed_out, bill.oom_kills)
     return Result(
         id=identity,
         image=given.image.name,
         args=command.words(given),
         reason=reason,
         exit_code=code,
-        signal=ended_by or None,
+        signal=ended_by,
         stdout=end.stdout,
         stderr=end.stderr,
         wall=end.wall,
@@ -194,5 +222,5 @@ def _result(given: Inputs, identity: str, plan: Plan, desk: Desk, end: supervise
         cpu_system=end.usage.cpu_system,
         memory_peak=bill.memory_peak if bill.memory_peak is not None else end.peak,
         limit_hits=bill.limit_hits,
-        effective=effective,
+        effective=effective(plan, desk),
     )

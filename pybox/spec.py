@@ -164,6 +164,8 @@ class Spec(Record):
     read_only: bool = False
     upper: Upper = ""  # where the writable layer is; "" in memory if it is thrown away, on disk if it is kept
     init: bool = True
+    tty: bool = False  # a terminal of its own: pty(7)
+    stop_signal: str = ""  # "" the image's, else TERM; what `pybox stop` sends
     cap_add: tuple[str, ...] = ()  # "CAP_NET_RAW", or "ALL"
     cap_drop: tuple[str, ...] = ()
     seccomp: str = ""  # "" the default, "unconfined", or the path of a profile
@@ -208,12 +210,32 @@ class Spec(Record):
                 raise SpecError("volume", f"/{target}", "is mounted twice")
         if self.user:
             parse_user(self.user)
+        if self.stop_signal:
+            parse_signal(self.stop_signal)
         for cap in (*self.cap_add, *self.cap_drop):
             if not cap.startswith("CAP_") and cap != "ALL":
                 raise SpecError("cap-add", cap, "not a capability name, e.g. CAP_NET_RAW or ALL")
 
 
 _SHARE = ("private", "host")
+
+
+def parse_signal(text: str) -> int:
+    """Return the number of a signal: ``TERM``, ``SIGTERM``, ``15`` or ``RTMIN+3``; signal(7). Raises SpecError."""
+    import _signal
+
+    name = text.upper().removeprefix("SIG")
+    base, plus, more = name.partition("+")
+    number = getattr(_signal, f"SIG{base}", 0) if base.isalnum() and not base.isdigit() else 0
+    if name.isascii() and name.isdigit() and len(name) <= 2:
+        number = int(name)
+    elif plus and base == "RTMIN" and more.isascii() and more.isdigit() and len(more) <= 2:
+        number += int(more)
+    elif plus:
+        number = 0
+    if not 1 <= number <= 64:
+        raise SpecError("signal", text, "no such signal", "a name like TERM, or a number from 1 to 64")
+    return int(number)
 
 
 def _is_hostname(name: str) -> bool:

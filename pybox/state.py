@@ -3,6 +3,8 @@
     ID/journal      one line of JSON: who and what, and what undoing needs; written before the first effect.
                     Later a second line: the host's pid of process 1
     ID/result       one JSON object: how it ended; only of containers that are kept (no --rm)
+    ID/attach       the socket of pybox-monitor, of a container that it looks after
+    ID/restarts     how often it was started again, and while it waits for that, no pid is in the journal
     names/NAME      a symlink to the id: a name is taken exactly as long as it is there
 
 The owner holds flock(2) on the directory for as long as it lives. Who can take the lock may conclude that the owner is dead:
@@ -16,7 +18,7 @@ import os
 
 from pybox import fastjson
 from pybox.dirs import Dirs, ensure
-from pybox.errors import PyboxError, SpecError, StateError
+from pybox.errors import SpecError, StateError
 from pybox.host import read
 from pybox.record import Record
 from pybox.undo import VERBS, undo
@@ -25,6 +27,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from pybox.fastjson import Json
 
+_FILES = ("result", "attach", "restarts")  # of a record, beside the journal
 STUCK = ": cannot clean up: "  # in a line of sweep
 _LOCK_EX, _LOCK_NB = 2, 4  # flock(2); the fcntl module's names for them cost its import
 
@@ -90,21 +93,54 @@ def claim(dirs: Dirs, name: str = "") -> Claim:
         raise StateError(f"cannot claim an id in {dirs.state}")
     taken = Claim(identity, path, fd)
     if name:
-        _reserve(dirs, taken, name)
+        try:
+            reserve(dirs, identity, name)
+        except StateError:
+            os.rmdir(path)
+            os.close(fd)
+            raise
     return taken
 
 
-def _reserve(dirs: Dirs, taken: Claim, name: str) -> None:
+def claim_again(dirs: Dirs, identity: str) -> Claim:
+    """Claim the id of a kept container that is to be started: the record of its last run is forgotten. Raises StateError."""
+    path = ensure(f"{dirs.state}/{identity}")
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    if not _lock(fd) or os.fstat(fd).st_nlink == 0:
+        os.close(fd)
+        raise StateError(f"container {identity} is running", "or another command is at it")
+    forget_run(path)
+    return Claim(identity, path, fd)
+
+
+def claim_dead(dirs: Dirs, identity: str) -> int:
+    """Take the lock of a record whose owner is gone, to remove it; returns its fd. Raises StateError when somebody has it."""
+    fd = os.open(f"{dirs.state}/{identity}", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    if not _lock(fd):
+        os.close(fd)
+        raise StateError(f"container {identity} is busy with another command")
+    return fd
+
+
+def forget_run(path: str) -> None:
+    """Remove the files of a run from a record."""
+    for file in (*_FILES, "journal"):  # the journal last: while it is there, the rest can be found
+        try:
+            os.unlink(f"{path}/{file}")
+        except FileNotFoundError:
+            pass
+
+
+def reserve(dirs: Dirs, identity: str, name: str) -> None:
+    """Take a name for a container. Raises StateError when another has it."""
     names = ensure(f"{dirs.state}/names")
     while True:
         try:
-            os.symlink(taken.identity, f"{names}/{name}")
+            os.symlink(identity, f"{names}/{name}")
             return
         except FileExistsError:
             holder = _free_if_left(dirs, name)
         if holder:
-            os.rmdir(taken.path)
-            os.close(taken.lock)
             raise StateError(
                 f"the name {name!r} is taken by container {holder}", f"remove it: pybox rm {name}, or choose another name"
             )
@@ -119,7 +155,7 @@ def _free_if_left(dirs: Dirs, name: str) -> str:
     try:
         _lock(fd, wait=True)
         holder = os.readlink(f"{dirs.state}/names/{name}")
-        if os.path.isdir(f"{dirs.state}/{holder}"):
+        if os.path.isdir(f"{dirs.state}/{holder}") or os.path.isdir(f"{dirs.store}/containers/{holder}"):
             return holder
         undo("unlink", f"{dirs.state}/names/{name}")
     except FileNotFoundError:
@@ -138,9 +174,14 @@ def open_journal(taken: Claim, value: Json) -> int:
 
 def write_result(taken: Claim, value: Json) -> None:
     """Record how a kept container ended."""
-    fd = os.open(f"{taken.path}/result", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    write_file(taken, "result", fastjson.dumps(value))
+
+
+def write_file(taken: Claim, name: str, text: str) -> None:
+    """Write one file of a record."""
+    fd = os.open(f"{taken.path}/{name}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
     try:
-        os.write(fd, fastjson.dumps(value).encode())
+        os.write(fd, text.encode())
     finally:
         os.close(fd)
 
@@ -153,11 +194,7 @@ def release(taken: Claim, keep: bool = False) -> None:
 
 
 def _remove_record(path: str) -> None:
-    for file in ("result", "journal"):  # the journal last: while it is there, the rest can be found
-        try:
-            os.unlink(f"{path}/{file}")
-        except FileNotFoundError:
-            pass
+    forget_run(path)
     try:
         os.rmdir(path)
     except FileNotFoundError:
@@ -168,19 +205,7 @@ def _remove_record(path: str) -> None:
         os.rmdir(path)
 
 
-class Entry(Record):
-    """A container as its record shows it. ``status`` is created, running, exited or dead (its pybox was killed)."""
-
-    identity: str
-    name: str
-    path: str
-    status: str
-    pid: int | None
-    journal: dict[str, Json]
-    result: dict[str, Json] | None
-
-
-def _object(text: str) -> dict[str, Json] | None:
+def parse(text: str) -> dict[str, Json] | None:
     try:
         value = fastjson.loads(text) if text else None
     except ValueError:  # cut off by the death of its writer
@@ -188,7 +213,7 @@ def _object(text: str) -> dict[str, Json] | None:
     return value if isinstance(value, dict) else None
 
 
-def _names(dirs: Dirs) -> dict[str, str]:
+def names_by_id(dirs: Dirs) -> dict[str, str]:
     try:
         found = os.listdir(f"{dirs.state}/names")
     except FileNotFoundError:
@@ -202,74 +227,10 @@ def _names(dirs: Dirs) -> dict[str, str]:
     return names
 
 
-def entries(dirs: Dirs) -> list[Entry]:
-    """Return all containers, oldest first."""
-    try:
-        found = [name for name in os.listdir(dirs.state) if is_id(name)]
-    except FileNotFoundError:
-        return []
-    names = _names(dirs)
-    loaded = [entry for identity in found if (entry := _load(dirs, identity, names.get(identity, ""))) is not None]
-    return sorted(loaded, key=lambda entry: str(entry.journal.get("created", "")))
-
-
-def _load(dirs: Dirs, identity: str, name: str) -> Entry | None:
-    path = f"{dirs.state}/{identity}"
-    said, _, pid = read(f"{path}/journal").partition("\n")
-    journal = _object(said)
-    result = _object(read(f"{path}/result"))
-    if result is not None:
-        status = "exited"
-    elif _owner_lives(path):
-        status = "running" if pid else "created"
-    else:
-        status = "dead"
-    if journal is None and status == "dead":
-        return None
-    return Entry(identity, name, path, status, int(pid) if pid.isdigit() else None, journal or {}, result)
-
-
-def _owner_lives(path: str) -> bool:
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return False
-    try:
-        from fcntl import LOCK_NB, LOCK_SH, flock
-
-        flock(fd, LOCK_SH | LOCK_NB)
-        return False
-    except BlockingIOError:
-        return True
-    finally:
-        os.close(fd)
-
-
-def find(dirs: Dirs, wanted: str) -> Entry:
-    """Return the container of an id, an unambiguous beginning of an id, or a name. Raises StateError."""
-    all_of_them = entries(dirs)
-    exact = [entry for entry in all_of_them if wanted and wanted in (entry.identity, entry.name)]
-    found = exact or [entry for entry in all_of_them if wanted and entry.identity.startswith(wanted)]
-    if not found:
-        raise StateError(f"no such container: {wanted}", "`pybox ps -a` lists them")
-    if len(found) > 1:
-        raise StateError(f"{wanted} is ambiguous: " + ", ".join(entry.identity for entry in found), "give more of the id")
-    return found[0]
-
-
-def layers_in_use(dirs: Dirs) -> frozenset[str]:
-    """Return the paths of the layers that listed containers stand on: they must not be removed."""
-    found: set[str] = set()
-    for entry in entries(dirs):
-        layers = entry.journal.get("layers")
-        if isinstance(layers, list):
-            found.update(str(layer) for layer in layers)
-    return frozenset(found)
-
-
 def sweep(dirs: Dirs) -> list[str]:
     """Undo what killed pyboxes left behind; returns a line for each thing done. Containers that are kept or alive stay."""
     done: list[str] = []
+    kept = _kept(dirs)
     try:
         uppers = os.listdir(dirs.uppers)  # before the states: an upper is made after its state is claimed
     except FileNotFoundError:
@@ -282,17 +243,17 @@ def sweep(dirs: Dirs) -> list[str]:
         fd = _take_dead(f"{dirs.state}/{identity}")
         if fd is not None:
             try:
-                done += _bury(dirs, identity)
+                done += bury(dirs, identity)
             except (OSError, ValueError) as error:  # the others are not to suffer
                 done.append(f"{identity}{STUCK}{error}")
             finally:
                 os.close(fd)
     for identity in uppers:
-        if is_id(identity) and not os.path.isdir(f"{dirs.state}/{identity}"):
+        if is_id(identity) and identity not in kept and not os.path.isdir(f"{dirs.state}/{identity}"):
             undo("tree", f"{dirs.uppers}/{identity}")  # the machine was rebooted: /run is empty, the disk is not
             done.append(f"removed the writable layer of {identity}")
-    for identity, name in _names(dirs).items():
-        if not os.path.isdir(f"{dirs.state}/{identity}") and not _free_if_left(dirs, name):
+    for identity, name in names_by_id(dirs).items():
+        if identity not in kept and not os.path.isdir(f"{dirs.state}/{identity}") and not _free_if_left(dirs, name):
             done.append(f"freed the name {name}")
     return done
 
@@ -311,40 +272,42 @@ def _take_dead(path: str) -> int | None:
     return None
 
 
-def _bury(dirs: Dirs, identity: str) -> list[str]:
+def _kept(dirs: Dirs) -> frozenset[str]:
+    try:
+        return frozenset(os.listdir(f"{dirs.store}/containers"))
+    except FileNotFoundError:
+        return frozenset()
+
+
+def bury(dirs: Dirs, identity: str, forget: bool = False) -> list[str]:
+    """Undo what a container without a living owner has left; returns a line for each thing done. Raises OSError, ValueError.
+
+    A kept one that pybox-monitor looked after stays, with a record that says that nobody saw its end; ``forget`` removes it too.
+    """
     path = f"{dirs.state}/{identity}"
-    journal = _object(read(f"{path}/journal").partition("\n")[0]) or {}
+    journal = parse(read(f"{path}/journal").partition("\n")[0]) or {}
     leaves = journal.get("leaves", [])
     done = []
     if not isinstance(leaves, list) or not all(isinstance(leaf, list) and len(leaf) == 2 and leaf[0] in VERBS for leaf in leaves):
         raise ValueError(f"its journal is of another version of pybox: {path}/journal")
+    keep = bool(journal.get("kept")) and not forget
     for leaf in reversed(leaves):
         assert isinstance(leaf, list)
         verb, target = str(leaf[0]), str(leaf[1])
+        if keep and verb == "tree":
+            continue
         if os.path.lexists(target):
             done.append(f"{identity}: removed {target}")
         undo(verb, target)
+    if keep:
+        lost: dict[str, Json] = {
+            "schema": "pybox.result/1",
+            "id": identity,
+            "reason": "lost",
+            "exit_code": 137,
+            "error": "its pybox was killed",
+        }
+        write_result(Claim(identity, path, -1), lost)
+        return [*done, f"{identity}: its pybox was killed; kept as it is"]
     _remove_record(path)
     return [*done, f"{identity}: its pybox was killed; forgotten"]
-
-
-def remove(dirs: Dirs, wanted: str) -> str:
-    """Remove a container that is not running; returns its id. Raises StateError."""
-    entry = find(dirs, wanted)
-    if entry.status in ("running", "created"):
-        raise StateError(f"container {entry.identity} is {entry.status}", "wait for its end, or end it, then remove it")
-    fd = os.open(entry.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        if not _lock(fd):
-            raise StateError(f"container {entry.identity} is busy with another command")
-        try:
-            _bury(dirs, entry.identity)
-        except OSError as error:
-            raise PyboxError(f"cannot remove container {entry.identity}: {error.strerror}: {error.filename}") from None
-        except ValueError as error:
-            raise PyboxError(f"cannot remove container {entry.identity}: {error}") from None
-        if entry.name:
-            undo("unlink", f"{dirs.state}/names/{entry.name}")
-    finally:
-        os.close(fd)
-    return entry.identity

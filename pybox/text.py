@@ -95,6 +95,14 @@ def read_env_file(path: str) -> list[tuple[str, str]]:
     return found
 
 
+def parse_label(text: str) -> tuple[str, str]:
+    """Return (key, value) of ``--label KEY[=VALUE]``."""
+    key, _, value = text.partition("=")
+    if not key:
+        raise SpecError("label", text, "must be KEY or KEY=VALUE")
+    return key, value
+
+
 def parse_capability(text: str) -> str:
     """Return the full name of a capability: ``net_raw`` -> ``CAP_NET_RAW``; ``ALL`` stays."""
     name = text.strip().upper()

@@ -16,10 +16,26 @@ class Command(Record):
     function: str
 
 
-RUN, LOOK, KEEP = "Run things", "Look inside", "Images and cleaning up"
+RUN, LIVE, LOOK, KEEP = "Run things", "Containers that live", "Look inside", "Images and cleaning up"
+HIDDEN = ""  # what pybox calls itself
 
 COMMANDS = (
     Command("run", RUN, "run [OPTIONS] IMAGE [COMMAND [ARG...]]", "run a command in a new container", "run", "run"),
+    Command(
+        "create", RUN, "create [OPTIONS] IMAGE [COMMAND [ARG...]]", "make a container without starting it", "background", "create"
+    ),
+    Command("exec", RUN, "exec [OPTIONS] CONTAINER COMMAND [ARG...]", "run one more command in a container", "exec", "exec_"),
+    Command("start", LIVE, "start [-a] [-i] CONTAINER...", "start containers", "lifecycle", "start"),
+    Command("stop", LIVE, "stop [-t SECONDS] CONTAINER...", "end containers: ask, wait, kill", "lifecycle", "stop"),
+    Command("kill", LIVE, "kill [-s SIGNAL] CONTAINER...", "send a signal to containers", "lifecycle", "kill"),
+    Command("restart", LIVE, "restart [-t SECONDS] CONTAINER...", "stop containers and start them again", "lifecycle", "restart"),
+    Command("wait", LIVE, "wait CONTAINER...", "wait for the end and print the exit status", "lifecycle", "wait"),
+    Command(
+        "attach", LIVE, "attach [--no-stdin] [--detach-keys KEYS] CONTAINER", "join a container's streams", "lifecycle", "attach"
+    ),
+    Command("rename", LIVE, "rename CONTAINER NAME", "give a container another name", "lifecycle", "rename"),
+    Command("boot", LIVE, "boot", "start what is to run whenever the machine does (--restart)", "lifecycle", "boot"),
+    Command("finish", HIDDEN, "finish", "record the end of a container", "lifecycle", "finish"),
     Command("ps", LOOK, "ps [-a] [-q] [--format json|table]", "list containers", "containers", "ps"),
     Command("inspect", LOOK, "inspect CONTAINER...", "show all that is known of a container, as JSON", "containers", "inspect"),
     Command(
@@ -47,7 +63,8 @@ COMMANDS = (
         "save", KEEP, "save [-o FILE] [--format docker-archive|oci] IMAGE...", "write images to an archive", "images", "save"
     ),
     Command("rmi", KEEP, "rmi IMAGE...", "remove images", "images", "rmi"),
-    Command("rm", KEEP, "rm CONTAINER...", "forget containers that have ended", "containers", "rm"),
+    Command("rm", KEEP, "rm [-f] CONTAINER...", "forget containers that have ended; -f kills those that run", "lifecycle", "rm"),
+    Command("prune", KEEP, "prune", "forget all containers that have ended", "lifecycle", "prune"),
     Command("gc", KEEP, "gc", "clean up after a pybox that was killed", "containers", "gc"),
 )
 

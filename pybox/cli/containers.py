@@ -1,4 +1,4 @@
-"""`pybox ps`, `inspect`, `rm`, `gc`: what is there, and what is to be forgotten."""
+"""`pybox ps`, `inspect`, `gc`: what is there, and what a killed pybox has left."""
 
 from __future__ import annotations
 
@@ -7,11 +7,10 @@ import os
 import sys
 import time
 
-from pybox import state
-from pybox.cli.main import complain
+from pybox import listing, state
 from pybox.cli.options import Option, parse
 from pybox.dirs import Dirs
-from pybox.errors import PyboxError, SpecError
+from pybox.errors import SpecError
 from pybox.image import changes
 
 TYPE_CHECKING = False
@@ -25,7 +24,7 @@ _PS = (
 )
 
 
-def _view(entry: state.Entry) -> dict[str, Json]:
+def _view(entry: listing.Entry) -> dict[str, Json]:
     result = entry.result or {}
     return {
         "id": entry.identity,
@@ -34,7 +33,8 @@ def _view(entry: state.Entry) -> dict[str, Json]:
         "args": entry.journal.get("args", []),
         "created": entry.journal.get("created"),
         "status": entry.status,
-        "pid": entry.pid if entry.status == "running" else None,
+        "alive": entry.alive,
+        "pid": entry.pid,
         "reason": result.get("reason"),
         "exit_code": result.get("exit_code"),
     }
@@ -46,9 +46,9 @@ def ps(where: Dirs, words: list[str]) -> int:
     form = parsed.one("format") or "table"
     if form not in ("json", "table") or parsed.rest:
         raise SpecError("ps", " ".join(words), "must be [-a] [-q] [--format json|table]")
-    found = [_view(entry) for entry in state.entries(where)]
+    found = [_view(entry) for entry in listing.entries(where)]
     if not parsed.has("all"):
-        found = [view for view in found if view["status"] in ("running", "created")]
+        found = [view for view in found if view["alive"]]
     if parsed.has("quiet"):
         print("\n".join(str(view["id"]) for view in found), end="\n" if found else "")
     elif form == "json":
@@ -78,7 +78,8 @@ def _ago(created: Json) -> str:
 def _status(view: dict[str, Json]) -> str:
     if view["status"] == "exited":
         return f"Exited ({view['exit_code']})" + (f" {view['reason']}" if view["reason"] not in ("exit", None) else "")
-    return {"running": "Up", "created": "Created"}.get(str(view["status"]), "Dead (pybox killed)")
+    known = {"running": "Up", "paused": "Paused", "restarting": "Restarting", "created": "Created"}
+    return known.get(str(view["status"]), "Dead (pybox killed)")
 
 
 def inspect(where: Dirs, words: list[str]) -> int:
@@ -87,23 +88,10 @@ def inspect(where: Dirs, words: list[str]) -> int:
         raise SpecError("inspect", "", "no container given", "`pybox ps -a` lists them")
     shown = []
     for word in words:
-        entry = state.find(where, word)
+        entry = listing.find(where, word)
         shown.append({**_view(entry), "journal": entry.journal, "result": entry.result})
     print(json.dumps(shown, indent=2))
     return 0
-
-
-def rm(where: Dirs, words: list[str]) -> int:
-    """Forget containers that have ended."""
-    if not words:
-        raise SpecError("rm", "", "no container given", "`pybox ps -a` lists them")
-    status = 0
-    for word in words:
-        try:
-            print(state.remove(where, word))
-        except PyboxError as error:  # as docker: go on with the others
-            status = complain(error)
-    return status
 
 
 def gc(where: Dirs, words: list[str]) -> int:
@@ -112,6 +100,6 @@ def gc(where: Dirs, words: list[str]) -> int:
         raise SpecError("gc", " ".join(words), "takes no arguments")
     done = state.sweep(where)
     if os.path.isdir(where.store):
-        done += changes.sweep(where, state.layers_in_use(where))
+        done += changes.sweep(where, listing.layers_in_use(where))
     print("\n".join(done) if done else "nothing to clean up", file=sys.stdout)
     return 0

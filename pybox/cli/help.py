@@ -10,7 +10,7 @@ def overview() -> str:
     """Return the text of `pybox help`."""
     lines = ["pybox runs a command in a container: a process with its own view of the machine.", "", "Examples:"]
     lines += [f"  {line:<66} {what}" for line, what in EXAMPLES]
-    for group in dict.fromkeys(command.group for command in COMMANDS):
+    for group in dict.fromkeys(command.group for command in COMMANDS if command.group):
         lines += ["", f"{group}:"]
         lines += [f"  {command.name:<10} {command.help}" for command in COMMANDS if command.group == group]
     lines += ["", "`pybox COMMAND --help` says more. New here? `pybox doctor`, then `make images`."]

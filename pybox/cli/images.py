@@ -99,10 +99,10 @@ def _rmi_parser() -> _Parser:
 
 def rmi(dirs: Dirs, args: list[str]) -> int:
     """Remove images, but none from under a container."""
-    from pybox import state
+    from pybox import listing
 
     for name in _rmi_parser().parse_args(args).image:
-        removed = changes.remove(dirs, name, state.layers_in_use(dirs))
+        removed = changes.remove(dirs, name, listing.layers_in_use(dirs))
         for untagged in removed.untagged:
             print(f"Untagged: {untagged}")
         for deleted in removed.deleted:

@@ -87,7 +87,9 @@ def dispatch(words: list[str]) -> int:
 
 def _wants_help(command: Command, words: list[str]) -> bool:
     # for run, -h is the host name, and what follows the image belongs to the command inside
-    return words[:1] == ["--help"] or (command.name != "run" and ("--help" in words or words[:1] == ["-h"]))
+    return words[:1] == ["--help"] or (
+        command.name not in ("run", "create", "exec") and ("--help" in words or words[:1] == ["-h"])
+    )
 
 
 def _call(command: Command, words: list[str]) -> int:

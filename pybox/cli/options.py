@@ -27,13 +27,26 @@ class Option(Record):
 
 RUN = (
     Option(("--rm",), "Container", "forget the container when it has ended; else it stays listed until `pybox rm`"),
+    Option(("-d", "--detach"), "Container", "leave it running in the background, and print its id"),
+    Option(("-t", "--tty"), "Container", "give it a terminal; -it for a shell to work in"),
     Option(("--name",), "Container", "a name for it", "NAME"),
+    Option(("-l", "--label"), "Container", "a note on it, to find it by: ps --filter label=KEY=VALUE", "KEY[=VALUE]", True),
+    Option(("--cidfile",), "Container", "write its id to a new file", "FILE"),
     Option(("--timeout",), "Container", "kill the whole container after this time: 5, 0.5, 2m", "SECONDS"),
     Option(("--status-file",), "Container", "write how it ended and what it used, as JSON", "FILE"),
     Option(("--no-init",), "Container", "make the command process 1 itself, without pybox-init"),
     Option(("--init",), "Container", "run pybox-init as process 1 (the default)"),
     Option(("--help",), "Container", "print this"),
-    Option(("-i", "--interactive"), "Container", "keep stdin open (always so in the foreground)"),
+    Option(("-i", "--interactive"), "Container", "keep stdin open (always so in the foreground without -t)"),
+    Option(("--detach-keys",), "Container", "keys to leave a terminal by (ctrl-p,ctrl-q)", "KEYS"),
+    Option(("--restart",), "Background", "no, on-failure[:N], always or unless-stopped", "POLICY"),
+    Option(("--stop-signal",), "Background", "what `pybox stop` sends; else the image's, else TERM", "SIGNAL"),
+    Option(("--log-opt",), "Background", "max-size=10M, max-file=3: when the log is rotated", "NAME=VALUE", True),
+    Option(("--health-cmd",), "Background", "a shell command that is to end with 0 while all is well", "COMMAND"),
+    Option(("--health-interval",), "Background", "time between two checks (30s)", "SECONDS"),
+    Option(("--health-timeout",), "Background", "time for one check (30s)", "SECONDS"),
+    Option(("--health-retries",), "Background", "failed checks in a row until it is unhealthy (3)", "NUMBER"),
+    Option(("--health-start-period",), "Background", "time in which failed checks don't count (0)", "SECONDS"),
     Option(("-e", "--env"), "Command", "set a variable; without =VALUE take the caller's", "NAME[=VALUE]", True),
     Option(("--env-file",), "Command", "read variables from a file", "FILE", True),
     Option(("-w", "--workdir"), "Command", "the working directory, made if missing", "DIR"),
@@ -128,12 +141,23 @@ def parse(options: Sequence[Option], words: Sequence[str]) -> Parsed:
     return parsed
 
 
+def parse_anywhere(options: Sequence[Option], words: Sequence[str]) -> Parsed:
+    """Read options wherever they stand, for commands whose words all are pybox's own. Raises SpecError."""
+    parsed = parse(options, words)
+    found: list[str] = []
+    while parsed.rest:
+        found.append(parsed.rest[0])
+        more = parse(options, parsed.rest[1:])
+        for key, values in more.values.items():
+            parsed.values.setdefault(key, []).extend(values)
+        parsed.rest = more.rest
+    parsed.rest = found
+    return parsed
+
+
 def unknown(name: str, known: dict[str, Option]) -> SpecError:
     """Return the error for an option that does not exist, with the nearest one that does."""
     from difflib import get_close_matches
 
-    later = {"-d": "detached containers", "--detach": "detached containers", "-t": "terminals", "--tty": "terminals"}
-    if name in later:
-        return SpecError(name, "", f"{later[name]} are not part of this version", "run it in the foreground; see CHANGELOG.md")
     near = get_close_matches(name, known, 1, 0.6)
     return SpecError(name, "", "unknown option", f"did you mean {near[0]}?" if near else "`--help` lists them")

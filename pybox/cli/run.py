@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from pybox.spec import Network, Share, Upper
 
 # Passed on to the container: what people and schedulers send. 28 is a resized terminal.
+# Options of a run that pybox-monitor looks after.
+BACKGROUND = ("detach", "tty", "restart", "health-cmd", "cidfile", "label", "log-opt")
 FORWARDED = {"HUP": 1, "INT": 2, "QUIT": 3, "USR1": 10, "USR2": 12, "TERM": 15, "CONT": 18, "WINCH": 28}
 
 
@@ -62,6 +64,8 @@ def spec_of(parsed: Parsed) -> Spec:
         read_only=parsed.has("read-only"),
         upper=_upper(parsed.one("upper")),
         init=_init(parsed),
+        tty=parsed.has("tty"),
+        stop_signal=parsed.one("stop-signal") or "",
         cap_add=tuple(map(text.parse_capability, parsed.all("cap-add"))),
         cap_drop=tuple(map(text.parse_capability, parsed.all("cap-drop"))),
         seccomp=rights["seccomp"],
@@ -151,13 +155,17 @@ def run(where: Dirs, words: list[str]) -> int:
 
         print(command_help(next(command for command in COMMANDS if command.name == "run")))
         return 0
+    if any(parsed.values.get(key) for key in BACKGROUND):
+        from pybox.cli.background import run as run_in_background  # who stays in the foreground pays nothing for it
+
+        return run_in_background(where, parsed)
     status_file = parsed.one("status-file")
     status = -1 if status_file is None else _open_status(status_file)
     try:
         spec, options = spec_of(parsed), options_of(parsed)
         forwarder = Forwarder()
         runtime = Runtime(where)
-        _sweep(runtime)
+        sweep(runtime)
         try:
             result = runtime.run(spec, options, forwarder.started)
         finally:
@@ -182,7 +190,8 @@ def _tell(result: Result, spec: Spec) -> None:
         os.write(2, f"{line}\n".encode())
 
 
-def _sweep(runtime: Runtime) -> None:
+def sweep(runtime: Runtime) -> None:
+    """Clean up after killed pyboxes; what can't be cleaned up is a warning."""
     try:
         for line in state.sweep(runtime.dirs):
             if state.STUCK in line:

@@ -7,7 +7,7 @@ import os
 import time
 from tempfile import mkdtemp
 
-from pybox import state
+from pybox import kept, listing, state
 from pybox.doctor.item import Item
 from pybox.doctor.kernel import OUTSIDE
 from pybox.doctor.namespaces import explain
@@ -313,8 +313,8 @@ class Leftovers(Record):
 def leftovers(host: Host) -> Item:
     """Look for records of dead pyboxes, writable layers without a record, and forgotten control groups."""
     dirs = host.dirs
-    dead = tuple(entry.path for entry in state.entries(dirs) if entry.status == "dead")
-    known = {name for name in _listdir(dirs.state) if state.is_id(name)}
+    dead = tuple(entry.path for entry in listing.entries(dirs) if entry.status == "dead")
+    known = {name for name in (*_listdir(dirs.state), *kept.identities(dirs)) if state.is_id(name)}
     uppers = tuple(f"{dirs.uppers}/{name}" for name in _listdir(dirs.uppers) if state.is_id(name) and name not in known)
     return judge_leftovers(Leftovers(dead, uppers, tuple(_stale_groups(host, known))))
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 GROUP = "pybox-CONTAINER-ID"
+COUNTED = ("memory", "pids", "cpu")  # what a container that is looked after has counted, limited or not
 PERIOD = 100_000  # microseconds, the kernel's default window for --cpus
 
 
@@ -73,13 +74,15 @@ def groups(given: Inputs) -> tuple[tuple[str, str], ...]:
     controllers = _controllers(given)
     found = []
     # without a PID namespace of its own, only a cgroup2 group can end all of a container's processes at once
-    if (controllers and facts.cgroups.pure) or given.spec.pid == "host":
+    usable = facts.cgroups.unified is not None
+    if (controllers and facts.cgroups.pure) or given.spec.pid == "host" or (given.managed and usable):
         if facts.cgroups.unified is None:
             raise LimitError(f"--pid host needs a cgroup2 group: {facts.cgroups.problem}", facts.cgroups.fix or None)
         found.append(("", f"{facts.cgroups.unified}/{GROUP}"))
     if not facts.cgroups.pure:
         v1 = dict(facts.cgroups.v1)
-        found += [(controller, f"{v1[controller]}/{GROUP}") for controller in controllers]
+        counted = [name for name in COUNTED if given.managed and name in v1 and name not in controllers]
+        found += [(controller, f"{v1[controller]}/{GROUP}") for controller in (*controllers, *counted)]
     return tuple(found)
 
 
@@ -91,6 +94,9 @@ def prepare(given: Inputs) -> Iterator[HostStep]:
         if controller == "":
             if facts.cgroups.pure and held and facts.cgroups.unified:
                 yield EnableControllers(facts.cgroups.unified, _controllers(given), step_aside=not facts.root)
+            counted = tuple(name for name in (*COUNTED, "io") if name in facts.cgroups.controllers and facts.cgroups.pure)
+            if given.managed and counted and facts.cgroups.unified:
+                yield EnableControllers(facts.cgroups.unified, counted, step_aside=not facts.root, optional=True)
             yield MakeGroup(path, "cgroup", killer=given.spec.pid == "host")
         else:
             yield MakeGroup(path, f"cgroup:{controller}", join="cgroup.procs")

@@ -43,6 +43,8 @@ def environment(given: Inputs) -> tuple[str, ...]:
     for entry in given.image.config.env:
         name, _, value = entry.partition("=")
         found[name] = value
+    if spec.tty:
+        found.setdefault("TERM", "xterm")
     found.update(spec.env)
     return tuple(f"{name}={value}" for name, value in found.items())
 
@@ -57,8 +59,7 @@ def candidates(name: str, env: tuple[str, ...]) -> tuple[str, ...]:
 
 def steps(given: Inputs) -> Iterator[ChildStep]:
     """Yield the streams and the leash; after them no fd of the host's is left."""
-    for fd, name in enumerate(("stdin", "stdout", "stderr")):
-        yield PlaceFd(name, fd)
+    yield from streams(given.spec.tty)
     yield SetUmask(0o022)
     # in the host's PID namespace the kernel does not end the others with process 1: pybox-init must live to do it
     killer = given.spec.init and given.spec.pid == "host"
@@ -71,6 +72,16 @@ def steps(given: Inputs) -> Iterator[ChildStep]:
     if killer:
         yield PlaceFd("cgroup.kill", 5)
     yield CloseFds(6 if killer else 5 if given.spec.init else 3)
+
+
+def streams(tty: bool) -> Iterator[ChildStep]:
+    """Yield the placing of stdin, stdout and stderr: three of the caller's, or one terminal."""
+    for fd, name in enumerate(("stdin", "stdout", "stderr")):
+        yield PlaceFd("terminal" if tty else name, fd)
+    if tty:
+        from pybox.steps.terminal import ControlTerminal
+
+        yield ControlTerminal()
 
 
 def last_steps(given: Inputs) -> Iterator[ChildStep]:

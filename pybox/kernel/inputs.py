@@ -39,6 +39,7 @@ class Inputs(Record):
     etc_mode: int | None = None  # of the image's /etc, when it is a plain directory that belongs to the container's root
     top: tuple[TopEntry, ...] = ()  # of the image host, for a plain user
     keep_upper: bool = False  # the writable layer is looked at after the run
+    managed: bool = False  # it is looked after: stopped, counted and frozen by its control groups
 
     @property
     def userns(self) -> bool:

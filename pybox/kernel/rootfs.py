@@ -227,6 +227,12 @@ def _dev(given: Inputs) -> Iterator[ChildStep]:
     one_id = not given.facts.root and not given.facts.subgid
     options = "newinstance,ptmxmode=0666,mode=0620" + ("" if one_id else ",gid=5")
     yield MountKernelFs("devpts", "/dev/pts", ("MS_NOSUID", "MS_NOEXEC"), options)
+    if given.spec.tty:
+        from pybox.steps.terminal import OpenTerminal, ShowConsole  # who has no terminal does not pay for it
+
+        yield OpenTerminal(given.account.uid)
+        yield MakeFile("/dev/console", "", 0o600)
+        yield ShowConsole("/dev/console", "/dev/pts/0")
     if given.spec.ipc == "host":
         yield OpenTarget("/dev/shm", "at:shm")
         yield PlaceMount("shm", "at:shm", "/dev/shm")

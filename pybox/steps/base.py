@@ -6,6 +6,8 @@ that the journal can be written first. ``inside`` steps are lowered to rows and 
 
 from __future__ import annotations
 
+import os
+
 from pybox.native import named
 from pybox.record import Record
 
@@ -59,6 +61,13 @@ class Desk:
     def named(self, text: str) -> str:
         """Put the container's id where the plan has its token."""
         return named(text, self.identity)
+
+    def close(self) -> None:
+        """Close the fds of this run."""
+        for slot, fd in self.fds.items():
+            if slot != "userns":  # reused
+                os.close(fd)
+        self.fds = {}
 
 
 class HostStep(Step):

@@ -89,6 +89,7 @@ class EnableControllers(HostStep):
     group: str
     controllers: tuple[str, ...]
     step_aside: bool = False
+    optional: bool = False  # only to count; no limit depends on it
 
     def describe(self) -> str:
         return f"enable {', '.join(self.controllers)} below {self.group}"
@@ -98,6 +99,13 @@ class EnableControllers(HostStep):
         return (f'write("{self.group}/cgroup.subtree_control", "{wanted}")',)
 
     def apply(self, desk: Desk) -> None:
+        try:
+            self._enable()
+        except (OSError, LimitError):
+            if not self.optional:
+                raise
+
+    def _enable(self) -> None:
         os.makedirs(self.group, 0o755, exist_ok=True)
         path = f"{self.group}/cgroup.subtree_control"
         missing = [name for name in self.controllers if name not in read(path).split()]
@@ -134,7 +142,7 @@ class EnableControllers(HostStep):
             _write(f"{self.group}/{SELF_GROUP}/cgroup.procs", own)
 
     def check(self, seen: Seen) -> bool:
-        return set(self.controllers) <= set(read(f"{self.group}/cgroup.subtree_control").split())
+        return self.optional or set(self.controllers) <= set(read(f"{self.group}/cgroup.subtree_control").split())
 
 
 class MakeGroup(HostStep):

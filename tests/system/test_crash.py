@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 from harness import PURE_V2, cli, eventually
 
-from pybox import dirs, runtime, state
+from pybox import dirs, listing, runtime, state
 from pybox.planner import Ready
 from pybox.runtime import Options, Runtime
 from pybox.spec import Limits, Mount, Spec
@@ -199,7 +199,7 @@ def test_sigkill_before_any_undo_leaves_nothing_after_gc(
                 os.kill(os.getpid(), signal.SIGKILL)
         os.waitpid(pid, 0)
         if keep:  # it had ended and is listed: only `rm` may forget it
-            (entry,) = state.entries(store)
+            (entry,) = listing.entries(store)
             assert entry.status == "exited"
             assert cli("rm", entry.identity).returncode == 0
         swept_clean(store)
@@ -215,10 +215,10 @@ def test_gc_leaves_alone_what_is_alive(store: dirs.Dirs) -> None:
     os.close(ready), os.close(writer)
     assert cli("gc").stdout == "nothing to clean up\n"
     assert os.path.isdir(f"{store.uppers}/{identity}")
-    assert state.find(store, identity).status == "running"
+    assert listing.find(store, identity).status == "running"
     os.kill(pid, signal.SIGKILL)
     os.waitpid(pid, 0)
-    assert eventually(lambda: state.find(store, identity).status == "dead")
+    assert eventually(lambda: listing.find(store, identity).status == "dead")
     done = cli("gc")
     assert done.returncode == 0 and f"{identity}: its pybox was killed; forgotten" in done.stdout
     swept_clean(store)

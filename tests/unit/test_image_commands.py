@@ -125,7 +125,7 @@ def test_save_load_and_rmi_tell_what_they_did(
     assert capsys.readouterr().out.splitlines()[:2] == ["Untagged: tool:latest", f"Deleted: {image_id}"]
     assert commands.load(here, ["-i", f"{tmp_path}/out.tar"]) == 0
     assert capsys.readouterr().out == "Loaded image: tool:latest\n"
-    monkeypatch.setattr("pybox.state.layers_in_use", lambda dirs: frozenset(store.find(dirs, "tool").layers))
+    monkeypatch.setattr("pybox.listing.layers_in_use", lambda dirs: frozenset(store.find(dirs, "tool").layers))
     with pytest.raises(ImageError, match="in use by a container"):
         commands.rmi(here, ["tool"])
 

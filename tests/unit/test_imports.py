@@ -17,7 +17,8 @@ LAYERS = (
     "errors fastjson",
     "units dirs",
     "spec host",
-    "text seen native result",
+    "specjson",
+    "text seen native result kept",
     "image",
     "kernel.inputs users",
     "steps",
@@ -25,8 +26,11 @@ LAYERS = (
     "plan",
     "planner",
     "failures state supervise undo",
+    "listing",
     "runtime",
-    "api doctor",
+    "api console entering monitor",
+    "lifecycle",
+    "doctor",
     "cli",
     "",  # pybox/__init__.py, which imports what is asked of it
 )
@@ -38,7 +42,7 @@ RUN_IMPORTS = """
     pybox.failures pybox.fastjson pybox.host pybox.image pybox.image.model pybox.image.reference pybox.image.store pybox.kernel
     pybox.kernel.cgroup pybox.kernel.command pybox.kernel.credentials pybox.kernel.inputs pybox.kernel.namespaces
     pybox.kernel.rootfs pybox.kernel.seccomp pybox.native pybox.plan pybox.planner pybox.record pybox.result pybox.runtime pybox.spec
-    pybox.state pybox.steps pybox.steps.base pybox.steps.hostside pybox.steps.mounts pybox.steps.places pybox.steps.process pybox.steps.rights
+    pybox.specjson pybox.state pybox.steps pybox.steps.base pybox.steps.hostside pybox.steps.mounts pybox.steps.places pybox.steps.process pybox.steps.rights
     pybox.supervise pybox.text pybox.undo pybox.units pybox.users pybox.version
     """.split()
 

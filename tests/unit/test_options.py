@@ -35,6 +35,8 @@ EFFECTS: dict[str, tuple[tuple[str, ...], tuple[Spec, Options]]] = {
     "rm": (("--rm",), (PLAIN, Options(keep=False))),
     "name": (("--name", "web"), (PLAIN, Options(keep=True, name="web"))),
     "timeout": (("--timeout", "2m"), (PLAIN, Options(keep=True, timeout=120.0))),
+    "tty": (("-t",), spec(tty=True)),
+    "stop-signal": (("--stop-signal", "INT"), spec(stop_signal="INT")),
     "no-init": (("--no-init",), spec(init=False)),
     "env": (("-e", "A=1", "--env=B=2=3"), spec(env=(("A", "1"), ("B", "2=3")))),
     "workdir": (("-w", "/src"), spec(workdir="/src")),
@@ -73,7 +75,8 @@ EFFECTS: dict[str, tuple[tuple[str, ...], tuple[Spec, Options]]] = {
     ),
 }
 # What these say is so anyway, or (the status file, the file of variables) has a test of its own.
-ELSEWHERE = {"init", "interactive", "status-file", "env-file"}
+ELSEWHERE = {"init", "interactive", "status-file", "env-file", "detach", "cidfile", "detach-keys", "restart", "log-opt", "label"}
+ELSEWHERE |= {option.key for option in RUN if option.key.startswith("health-")}
 
 
 @pytest.mark.parametrize("key", EFFECTS)
@@ -144,12 +147,6 @@ def test_a_switch_may_be_said_in_full(word: str, given: bool) -> None:
         (["--xyzzy"], "--xyzzy: unknown option", None),
         (["-X"], "-X: unknown option", None),
         (["-iX"], "-X: unknown option", None),
-        (["-it"], "-t: terminals are not part of this version", "run it in the foreground; see CHANGELOG.md"),
-        (
-            ["--detach"],
-            "--detach: detached containers are not part of this version",
-            "run it in the foreground; see CHANGELOG.md",
-        ),
         (["--memory"], "--memory: needs a value: BYTES", None),
         (["-i", "-m"], "-m: needs a value: BYTES", None),
         (["--rm=yes"], "--rm: 'yes': is a switch and takes true or false only", None),
@@ -281,7 +278,8 @@ def test_api_and_command_line_have_the_same_options() -> None:
     }
     ours = {renamed.get(name, name.replace("_", "-")) for name in inspect.signature(api.run).parameters}
     only_here = {"image", "args", "input", "capture", "check"}
-    only_there = {"rm", "help", "status-file", "no-init", "interactive", "env-file", "tmpfs"}
+    only_there = {"rm", "help", "status-file", "no-init", "interactive", "env-file", "tmpfs", "tty", "stop-signal"}
+    only_there |= {option.key for option in RUN if option.group == "Background"} | {"detach", "detach-keys", "label", "cidfile"}
     assert ours - only_here == {option.key for option in RUN} - only_there
 
 

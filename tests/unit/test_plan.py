@@ -19,7 +19,7 @@ from pybox.image.model import Image, ImageConfig
 from pybox.kernel.inputs import Account, Inputs, TopEntry
 from pybox.plan import Plan, make
 from pybox.spec import Limits, Mount, Rlimit, Spec
-from pybox.steps import hostside, mounts, places, process, rights
+from pybox.steps import entering, hostside, mounts, places, process, rights, terminal
 from pybox.steps.base import ChildStep, HostStep, Step
 from pybox.steps.hostside import ClaimState, MakeUpper, MakeUserNamespace
 from pybox.steps.mounts import (
@@ -110,6 +110,9 @@ VARIANTS: dict[str, Inputs] = {
     "kept": inputs(keep_upper=True),
     "upper on disk": inputs(PLAIN.replace(upper="disk")),
     "no init": inputs(PLAIN.replace(init=False)),
+    "terminal": inputs(PLAIN.replace(tty=True)),
+    "looked after": inputs(keep_upper=True, managed=True),
+    "looked after, hybrid": inputs(facts=ROOT.replace(cgroups=HYBRID), keep_upper=True, managed=True),
     "unconfined": inputs(PLAIN.replace(seccomp="unconfined", no_new_privs=False, cap_add=("ALL",)), filter=b""),
     "another user": inputs(PLAIN.replace(user="5:6"), account=Account(5, 6, ())),
     "nothing masked": inputs(facts=ROOT.replace(masked=(), read_only=())),
@@ -355,6 +358,8 @@ def test_the_writable_layer_is_on_disk_only_when_it_must_be() -> None:
     made = {name: any(isinstance(step, MakeUpper) for step in make(given).prepare) for name, given in VARIANTS.items()}
     assert {name for name, on_disk in made.items() if on_disk} == {
         "kept",
+        "looked after",
+        "looked after, hybrid",
         "upper on disk",
         "userns",
         "userns, limits",
@@ -367,7 +372,7 @@ def test_the_writable_layer_is_on_disk_only_when_it_must_be() -> None:
 
 def test_what_is_masked_is_covered_and_what_is_read_only_is_made_so(given: Inputs) -> None:
     plan = make(given)
-    covered = {step.path for step in plan.inside if isinstance(step, mounts.Cover)}
+    covered = {step.path for step in plan.inside if type(step) is mounts.Cover}
     covered |= {
         step.target for step in plan.inside if isinstance(step, MountKernelFs) and step.options and "nr_inodes=1" in step.options
     }
@@ -394,7 +399,7 @@ def test_steps_are_numbered_through_both_sides(given: Inputs) -> None:
 
 STEP_CLASSES = [
     kind
-    for module in (hostside, mounts, places, process, rights)
+    for module in (entering, hostside, mounts, places, process, rights, terminal)
     for _, kind in inspect.getmembers(module, inspect.isclass)
     if issubclass(kind, Step) and kind.__module__ == module.__name__
 ]
@@ -413,6 +418,7 @@ def test_each_kind_of_step_is_a_lesson_with_a_page_to_read(kind: type[Step]) -> 
 
 def test_every_kind_of_step_is_in_some_plan_of_this_file() -> None:
     used = {type(step) for given in VARIANTS.values() for _, _, step in make(given).steps()}
+    used |= {entering.EnterNamespaces, entering.OpenGroup}  # those of an exec: tests/system/test_exec.py
     assert {kind.__name__ for kind in STEP_CLASSES} - {kind.__name__ for kind in used} == set()
 
 

@@ -13,8 +13,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pybox import fastjson, state
-from pybox.cli import containers
+from pybox import fastjson, listing, state
+from pybox import lifecycle as life
+from pybox.cli import containers, lifecycle
 from pybox.dirs import Dirs, ensure
 from pybox.errors import PyboxError, StateError
 
@@ -67,11 +68,11 @@ def ended(dirs: Dirs, name: str = "", **more: fastjson.Json) -> str:
 
 def statuses(dirs: Dirs) -> dict[str, str]:
     """Return id -> status."""
-    return {entry.identity: entry.status for entry in state.entries(dirs)}
+    return {entry.identity: entry.status for entry in listing.entries(dirs)}
 
 
 def test_where_nothing_ever_ran_there_is_nothing_and_nothing_is_made(dirs: Dirs, tmp_path: Path) -> None:
-    assert (state.entries(dirs), state.sweep(dirs), state.layers_in_use(dirs)) == ([], [], frozenset())
+    assert (listing.entries(dirs), state.sweep(dirs), listing.layers_in_use(dirs)) == ([], [], frozenset())
     assert list(tmp_path.iterdir()) == []
 
 
@@ -86,7 +87,7 @@ def test_the_status_tells_the_life_of_a_container(dirs: Dirs) -> None:
     made, running = alive(dirs), alive(dirs, pid=77)
     done, dead = ended(dirs), killed(dirs, pid=78)
     assert statuses(dirs) == {made.identity: "created", running.identity: "running", done: "exited", dead: "dead"}
-    assert state.find(dirs, running.identity).pid == 77 and state.find(dirs, done).result == ENDED
+    assert listing.find(dirs, running.identity).pid == 77 and listing.find(dirs, done).result == ENDED
     state.release(made)
     state.release(running)
     assert set(statuses(dirs)) == {done, dead}
@@ -102,7 +103,7 @@ def test_what_is_alive_or_kept_is_not_swept_and_what_was_killed_is(dirs: Dirs) -
 
 def test_a_claim_without_a_journal_is_swept_too(dirs: Dirs) -> None:
     os.close(state.claim(dirs, "early").lock)
-    assert state.entries(dirs) == []
+    assert listing.entries(dirs) == []
     assert len(state.sweep(dirs)) == 2 and os.listdir(dirs.state) == ["names"] and os.listdir(f"{dirs.state}/names") == []
 
 
@@ -178,7 +179,7 @@ def test_a_container_is_found_by_id_name_and_unambiguous_beginning(dirs: Dirs, m
     monkeypatch.setattr(state, "new_id", lambda: next(ids))
     for name in ("one", "abc", "three"):
         ended(dirs, name)
-    found = {word: state.find(dirs, word).identity for word in ("abc000000001", "abd", "one", "abc0000000022"[:12], "abc")}
+    found = {word: listing.find(dirs, word).identity for word in ("abc000000001", "abd", "one", "abc0000000022"[:12], "abc")}
     assert found == {
         "abc000000001": "abc000000001",
         "abd": "abd000000003",
@@ -187,25 +188,32 @@ def test_a_container_is_found_by_id_name_and_unambiguous_beginning(dirs: Dirs, m
         "abc": "abc000000002",  # a name comes before a beginning
     }
     with pytest.raises(StateError) as caught:
-        state.find(dirs, "ab")
+        listing.find(dirs, "ab")
     message = caught.value.message
     assert message.startswith("ab is ambiguous: ") and all(
         f"ab{end}" in message for end in ("c000000001", "c000000002", "d000000003")
     )
     with pytest.raises(StateError, match=r"^no such container: nobody$"):
-        state.find(dirs, "nobody")
+        listing.find(dirs, "nobody")
 
 
 def test_the_empty_word_finds_nothing(dirs: Dirs) -> None:
     ended(dirs)
     with pytest.raises(StateError):
-        state.find(dirs, "")
+        listing.find(dirs, "")
+
+
+def removed(dirs: Dirs, word: str) -> str:
+    """Remove a container; return its id."""
+    entry = listing.find(dirs, word)
+    life.remove(dirs, entry)
+    return entry.identity
 
 
 def test_a_kept_container_is_removed_with_its_name_and_its_layer(dirs: Dirs) -> None:
     os.makedirs(f"{dirs.uppers}/x/u")
     gone = ended(dirs, "web", leaves=[["tree", f"{dirs.uppers}/x"]])
-    assert state.remove(dirs, "web") == gone
+    assert removed(dirs, "web") == gone
     assert os.listdir(dirs.state) == ["names"] and os.listdir(f"{dirs.state}/names") == os.listdir(dirs.uppers) == []
 
 
@@ -213,16 +221,16 @@ def test_a_kept_container_is_removed_with_its_name_and_its_layer(dirs: Dirs) -> 
 def test_a_living_container_is_not_removed(dirs: Dirs, pid: int | None, status: str) -> None:
     living = alive(dirs, pid=pid)
     with pytest.raises(StateError, match=rf"^container {living.identity} is {status}$"):
-        state.remove(dirs, living.identity)
+        removed(dirs, living.identity)
     assert statuses(dirs) == {living.identity: status}
     state.release(living)
 
 
 def test_layers_of_listed_containers_are_in_use(dirs: Dirs) -> None:
     living, _ = alive(dirs, layers=("/s/a", "/s/b")), ended(dirs, layers=("/s/b", "/s/c"))
-    assert state.layers_in_use(dirs) == {"/s/a", "/s/b", "/s/c"}
+    assert listing.layers_in_use(dirs) == {"/s/a", "/s/b", "/s/c"}
     state.release(living)
-    assert state.layers_in_use(dirs) == {"/s/b", "/s/c"}
+    assert listing.layers_in_use(dirs) == {"/s/b", "/s/c"}
 
 
 def listed(dirs: Dirs, capsys: pytest.CaptureFixture[str]) -> str:
@@ -245,7 +253,7 @@ def test_a_record_cut_anywhere_breaks_no_command(dirs: Dirs, file: str, owner: s
     for cut in range(0, len(whole), 5):
         path.write_bytes(whole[:cut])
         listed(dirs, capsys)
-        assert state.layers_in_use(dirs) == frozenset()
+        assert listing.layers_in_use(dirs) == frozenset()
     path.write_bytes(b"\xff\0garbage")
     listed(dirs, capsys)
     if owner == "living":
@@ -255,7 +263,7 @@ def test_a_record_cut_anywhere_breaks_no_command(dirs: Dirs, file: str, owner: s
     else:
         state.sweep(dirs)
         if statuses(dirs):
-            state.remove(dirs, taken.identity)
+            removed(dirs, taken.identity)
     assert [name for name in os.listdir(dirs.state) if state.is_id(name)] == []
 
 
@@ -286,7 +294,7 @@ def test_strangers_in_the_directory_are_left_alone(dirs: Dirs) -> None:
     for name in ("README", "ABCDEFABCDEF", "0123456789abc"):
         Path(dirs.state, name).mkdir()
     Path(dirs.state, "names", "plain-file").write_text("")
-    assert state.entries(dirs) == [] and state.sweep(dirs) == []
+    assert listing.entries(dirs) == [] and state.sweep(dirs) == []
     assert set(os.listdir(dirs.state)) == {"names", "README", "ABCDEFABCDEF", "0123456789abc"}
 
 
@@ -308,7 +316,7 @@ def test_ps_shows_what_it_knows(dirs: Dirs, capsys: pytest.CaptureFixture[str]) 
 
 def test_rm_goes_on_with_the_others(dirs: Dirs, capfd: pytest.CaptureFixture[str]) -> None:
     done = ended(dirs)
-    assert containers.rm(dirs, ["nobody", done]) == 125
+    assert lifecycle.rm(dirs, ["nobody", done]) == 125
     out, err = capfd.readouterr()
     assert out == f"{done}\n" and err.startswith("pybox: error: no such container: nobody\n")
 
@@ -319,7 +327,7 @@ def test_rm_goes_on_with_the_others(dirs: Dirs, capfd: pytest.CaptureFixture[str
         (containers.ps, ["x"], "ps: 'x': must be [-a] [-q] [--format json|table]"),
         (containers.ps, ["--format", "xml"], "ps: '--format xml': must be [-a] [-q] [--format json|table]"),
         (containers.inspect, [], "inspect: no container given"),
-        (containers.rm, [], "rm: no container given"),
+        (lifecycle.rm, [], "rm: no container given"),
         (containers.gc, ["x"], "gc: 'x': takes no arguments"),
     ],
 )
