@@ -230,7 +230,6 @@ def names_by_id(dirs: Dirs) -> dict[str, str]:
 def sweep(dirs: Dirs) -> list[str]:
     """Undo what killed pyboxes left behind; returns a line for each thing done. Containers that are kept or alive stay."""
     done: list[str] = []
-    kept = _kept(dirs)
     try:
         uppers = os.listdir(dirs.uppers)  # before the states: an upper is made after its state is claimed
     except FileNotFoundError:
@@ -248,6 +247,7 @@ def sweep(dirs: Dirs) -> list[str]:
                 done.append(f"{identity}{STUCK}{error}")
             finally:
                 os.close(fd)
+    kept = _kept(dirs)  # after the burials, which remove some
     for identity in uppers:
         if is_id(identity) and identity not in kept and not os.path.isdir(f"{dirs.state}/{identity}"):
             undo("tree", f"{dirs.uppers}/{identity}")  # the machine was rebooted: /run is empty, the disk is not

@@ -121,7 +121,7 @@ def test_sigkill_at_any_row_inside_leaves_no_process_and_nothing_after_gc(store:
                 mine = Runtime(store)
                 ready = mine.planner.ready(spec, keep)
                 plan = ready.plan.replace(inside=(*ready.plan.inside[:moment], Gate(), *ready.plan.inside[moment:]))
-                broken = Ready(ready.given, plan, plan.lower())
+                broken = Ready(ready.given, plan, plan.lower(), ready.asked)
                 mine.planner.ready = lambda spec, keep, broken=broken: broken  # type: ignore[method-assign, assignment]
                 mine.run(spec, Options(keep=keep, name="doomed"))
         held = eventually_held(pid, reader)
