@@ -16,10 +16,14 @@ if TYPE_CHECKING:
     from pybox.api import run
     from pybox.errors import ImageError, ImageNotFound, LimitError, PyboxError, SpecError, StateError
     from pybox.failures import ExecError, ProgramNotFound, StepFailed
+    from pybox.jobs.job import Job
+    from pybox.jobs.many import run_many
     from pybox.result import JobError, Result
 
 _HOMES = {
     "run": "api",
+    "Job": "jobs.job",
+    "run_many": "jobs.many",
     "Result": "result",
     "JobError": "result",
     "PyboxError": "errors",
@@ -37,6 +41,7 @@ __all__ = [
     "ExecError",
     "ImageError",
     "ImageNotFound",
+    "Job",
     "JobError",
     "LimitError",
     "ProgramNotFound",
@@ -47,6 +52,7 @@ __all__ = [
     "StepFailed",
     "__version__",
     "run",
+    "run_many",
 ]
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TypedDict
+
 from pybox import dirs, state
 from pybox.errors import SpecError
 from pybox.result import Result
@@ -13,8 +15,10 @@ from pybox.units import parse_bytes, parse_cpus, parse_int, parse_seconds
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
+    from typing import Unpack
 
     from pybox.spec import Network, Share, Upper
+    from pybox.supervise import Sink
 
 
 class _Shared:
@@ -38,42 +42,55 @@ class _Shared:
 _SHARED = _Shared()
 
 
+def shared() -> Runtime:
+    """Return the Runtime that this process uses for all its runs."""
+    return _SHARED.runtime()
+
+
+class Container(TypedDict, total=False):
+    """What a container may be asked to be, for `run`, `popen`, `Job` and the others alike; `run` explains each."""
+
+    memory: int | str | None
+    memory_swap: int | str | None
+    cpus: float | None
+    cpu_shares: int | None
+    cpuset_cpus: str | None
+    pids: int | None
+    oom_score_adj: int | None
+    env: Mapping[str, str] | None
+    mounts: Mapping[str, str] | Iterable[str | Mount]
+    ulimits: Iterable[str | Rlimit]
+    user: str | int
+    workdir: str
+    hostname: str
+    entrypoint: str | Sequence[str] | None
+    network: Network
+    pid: Share
+    ipc: Share
+    uts: Share
+    userns: bool
+    read_only: bool
+    upper: Upper
+    cap_add: Iterable[str]
+    cap_drop: Iterable[str]
+    seccomp: str
+    no_new_privs: bool
+    best_effort: bool
+    init: bool
+
+
 def run(
     image: str,
     args: Sequence[str] = (),
     *,
-    memory: int | str | None = None,
-    memory_swap: int | str | None = None,
-    cpus: float | None = None,
-    cpu_shares: int | None = None,
-    cpuset_cpus: str | None = None,
-    pids: int | None = None,
-    oom_score_adj: int | None = None,
-    timeout: float | None = None,
-    env: Mapping[str, str] | None = None,
-    mounts: Mapping[str, str] | Iterable[str | Mount] = (),
-    ulimits: Iterable[str | Rlimit] = (),
-    user: str | int = "",
-    workdir: str = "",
-    hostname: str = "",
-    entrypoint: str | Sequence[str] | None = None,
-    network: Network = "none",
-    pid: Share = "private",
-    ipc: Share = "private",
-    uts: Share = "private",
-    userns: bool = False,
-    read_only: bool = False,
-    upper: Upper = "",
-    cap_add: Iterable[str] = (),
-    cap_drop: Iterable[str] = (),
-    seccomp: str = "",
-    no_new_privs: bool = True,
-    best_effort: bool = False,
+    timeout: float | str | None = None,
     input: bytes | str | None = None,
     capture: bool = True,
-    init: bool = True,
+    stdout: Sink | None = None,
+    stderr: Sink | None = None,
     name: str = "",
     check: bool = False,
+    **container: Unpack[Container],
 ) -> Result:
     """Run a command in a new container, wait for its end, and return what happened and what it cost.
 
@@ -100,6 +117,8 @@ def run(
         no_new_privs: False lets set-user-ID programs work.
         best_effort: run without limits that this host can't enforce; ``Result.effective`` says which.
         input: for stdin. capture: collect stdout and stderr; False passes the caller's streams through.
+        stdout, stderr: instead of that, a file (anything with ``fileno()``, or an fd) that the command writes to itself, or a
+            function that is called with each line (bytes, with its newline) as it is written.
         init: pybox-init as process 1; False makes the command process 1.
         name: a name for `pybox ps`, while it runs.
         check: raise JobError unless the command ends with 0.
@@ -110,49 +129,73 @@ def run(
         StepFailed: the kernel refused a step. JobError: with ``check``, see above.
         KeyboardInterrupt and other exceptions of signal handlers pass through; the container is killed first.
     """
-    if isinstance(args, (str, bytes)):
-        raise SpecError("args", args, "must be a list of words, not one string", 'e.g. ["sh", "-c", "..."]')
-    spec = Spec(
-        image=image,
-        args=tuple(args),
-        entrypoint=None if entrypoint is None else (entrypoint,) if isinstance(entrypoint, str) else tuple(entrypoint),
-        env=tuple((env or {}).items()),
-        user=str(user),
-        workdir=workdir,
-        hostname=hostname,
-        mounts=tuple(_mounts(mounts)),
-        limits=Limits(
-            memory=parse_bytes("memory", memory),
-            memory_swap=-1 if memory_swap in (-1, "-1") else parse_bytes("memory-swap", memory_swap),
-            cpus=parse_cpus("cpus", cpus),
-            cpu_shares=parse_int("cpu-shares", cpu_shares, 2, 262144),
-            cpuset_cpus=cpuset_cpus,
-            pids=parse_int("pids-limit", pids, 1, 1 << 22),
-            oom_score_adj=parse_int("oom-score-adj", oom_score_adj, -1000, 1000),
-        ),
-        rlimits=tuple(parse_ulimit(limit) if isinstance(limit, str) else limit for limit in ulimits),
-        network=network,
-        pid=pid,
-        ipc=ipc,
-        uts=uts,
-        userns=userns,
-        read_only=read_only,
-        upper=upper,
-        init=init,
-        cap_add=tuple(parse_capability(cap) for cap in cap_add),
-        cap_drop=tuple(parse_capability(cap) for cap in cap_drop),
-        seccomp=seccomp,
-        no_new_privs=no_new_privs,
-        best_effort=best_effort,
-    )
-    options = Options(
+    options = options_of(timeout=timeout, input=input, capture=capture, stdout=stdout, stderr=stderr, name=name)
+    result = shared().run(spec_of(image, args, container), options)
+    return result.check() if check else result
+
+
+def options_of(
+    *,
+    timeout: float | str | None,
+    input: bytes | str | None,
+    capture: bool,
+    stdout: Sink | None,
+    stderr: Sink | None,
+    name: str,
+) -> Options:
+    """Return what is asked of a run beside the container. Raises SpecError."""
+    return Options(
         capture=capture,
         feed=input.encode() if isinstance(input, str) else input,
         timeout=parse_seconds("timeout", timeout),
         name=state.check_name(name) if name else "",
+        stdout=stdout,
+        stderr=stderr,
     )
-    result = _SHARED.runtime().run(spec, options)
-    return result.check() if check else result
+
+
+def spec_of(image: str, args: Sequence[str], container: Container) -> Spec:
+    """Return the Spec of what was asked for. Raises SpecError, and TypeError for an option that does not exist."""
+    if isinstance(args, (str, bytes)):
+        raise SpecError("args", args, "must be a list of words, not one string", 'e.g. ["sh", "-c", "..."]')
+    for option in container:
+        if option not in Container.__annotations__:
+            raise TypeError(f"pybox: no option {option!r}")
+    entrypoint = container.get("entrypoint")
+    memory_swap = container.get("memory_swap")
+    return Spec(
+        image=image,
+        args=tuple(args),
+        entrypoint=None if entrypoint is None else (entrypoint,) if isinstance(entrypoint, str) else tuple(entrypoint),
+        env=tuple((container.get("env") or {}).items()),
+        user=str(container.get("user", "")),
+        workdir=container.get("workdir", ""),
+        hostname=container.get("hostname", ""),
+        mounts=tuple(_mounts(container.get("mounts", ()))),
+        limits=Limits(
+            memory=parse_bytes("memory", container.get("memory")),
+            memory_swap=-1 if memory_swap in (-1, "-1") else parse_bytes("memory-swap", memory_swap),
+            cpus=parse_cpus("cpus", container.get("cpus")),
+            cpu_shares=parse_int("cpu-shares", container.get("cpu_shares"), 2, 262144),
+            cpuset_cpus=container.get("cpuset_cpus"),
+            pids=parse_int("pids-limit", container.get("pids"), 1, 1 << 22),
+            oom_score_adj=parse_int("oom-score-adj", container.get("oom_score_adj"), -1000, 1000),
+        ),
+        rlimits=tuple(parse_ulimit(limit) if isinstance(limit, str) else limit for limit in container.get("ulimits", ())),
+        network=container.get("network", "none"),
+        pid=container.get("pid", "private"),
+        ipc=container.get("ipc", "private"),
+        uts=container.get("uts", "private"),
+        userns=container.get("userns", False),
+        read_only=container.get("read_only", False),
+        upper=container.get("upper", ""),
+        init=container.get("init", True),
+        cap_add=tuple(parse_capability(cap) for cap in container.get("cap_add", ())),
+        cap_drop=tuple(parse_capability(cap) for cap in container.get("cap_drop", ())),
+        seccomp=container.get("seccomp", ""),
+        no_new_privs=container.get("no_new_privs", True),
+        best_effort=container.get("best_effort", False),
+    )
 
 
 def _mounts(mounts: Mapping[str, str] | Iterable[str | Mount]) -> list[Mount]:

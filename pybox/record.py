@@ -92,7 +92,7 @@ class Record(metaclass=_RecordType):
         """Return a copy with some fields changed; validated again."""
         return type(self)(**{**dict(self.items()), **changes})
 
-    def __reduce__(self) -> tuple[type, tuple[object, ...]]:
+    def __reduce__(self) -> tuple[object, tuple[object, ...]]:
         return type(self), tuple(value for _, value in self.items())
 
     def __eq__(self, other: object) -> bool:

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
     from pybox.fastjson import Json
 
-    Reason = Literal["exit", "signal", "timeout", "oom", "launch-failed", "lost"]
+    Reason = Literal["exit", "signal", "timeout", "oom", "cancelled", "launch-failed", "lost"]
 
 
 class Result(Record):
@@ -21,6 +21,7 @@ class Result(Record):
     signal         a signal ended it: ``signal``
     timeout        pybox killed the whole container when its time was over
     oom            the kernel killed it at its memory limit
+    cancelled      it was given up by who had asked for it, and killed
     launch-failed  it never ran (only in the JSON of --status-file; Python raises)
     lost           nobody saw its end: what looked after it was killed (only in the record of a kept container)
     """
@@ -40,6 +41,9 @@ class Result(Record):
     limit_hits: tuple[tuple[str, int], ...] = ()  # (memory, pids or cpu; how often)
     effective: tuple[tuple[str, str], ...] = ()  # (limit asked for, what enforced it)
     error: str | None = None  # why it never ran
+    index: int | None = None  # of many: which one, from 0
+    name: str = ""  # the job's
+    attempts: int = 1  # how often it was run until this
 
     @property
     def ok(self) -> bool:

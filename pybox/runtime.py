@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from pybox.fastjson import Json
+    from pybox.supervise import Sink
 
 
 class Options(Record):
@@ -37,6 +38,8 @@ class Options(Record):
     timeout: float | None = None  # seconds
     keep: bool = False  # leave the record and the writable layer for `ps -a` and `rm`
     name: str = ""
+    stdout: Sink | None = None  # instead of capturing or passing it through
+    stderr: Sink | None = None
 
 
 class Runtime:
@@ -109,7 +112,7 @@ class Runtime:
     ) -> Result:
         given, plan = ready.given, ready.plan
         groups = tuple((controller, desk.named(path)) for controller, path in plan.groups)
-        streams = supervise.Streams(options.capture, options.feed, owner(given))
+        streams = supervise.Streams(options.capture, options.feed, owner(given), options.stdout, options.stderr)
         leash = -1  # our end of the socket to pybox-init
         try:
             child, leash = self.clone(ready, desk, streams.given)

@@ -14,6 +14,15 @@ from pybox.undo import kill_group
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import Protocol
+
+    class HasFileno(Protocol):
+        """A file."""
+
+        def fileno(self) -> int:
+            """Return its fd."""
+
+    Sink = int | HasFileno | Callable[[bytes], object]  # an fd, a file, or who is called with each line
 
 _CHUNK = 1 << 16
 _MESSAGE = Struct("=Iiq")  # struct pb_message
@@ -34,11 +43,18 @@ class End(Record):
 class Streams:
     """The parent's ends of the captured streams. ``feed`` is written to stdin, then it is closed.
 
-    ``owner`` (uid, gid on the host) is given the pipes; None leaves them ours."""
+    ``owner`` (uid, gid on the host) is given the pipes; None leaves them ours. ``stdout`` and ``stderr`` go before capture."""
 
-    def __init__(self, capture: bool, feed: bytes | None, owner: tuple[int, int] | None = None) -> None:
+    def __init__(
+        self,
+        capture: bool,
+        feed: bytes | None,
+        owner: tuple[int, int] | None = None,
+        stdout: Sink | None = None,
+        stderr: Sink | None = None,
+    ) -> None:
         self.given: dict[str, int] = {"stdin": 0, "stdout": 1, "stderr": 2}
-        self.readers: dict[int, bytearray] = {}
+        self.readers: dict[int, bytearray | Lines] = {}
         self.names: dict[str, int] = {}
         self.feed = memoryview(feed) if feed else None
         self.writer = -1
@@ -54,11 +70,13 @@ class Streams:
         elif capture:
             self.given["stdin"] = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
             self._theirs.append(self.given["stdin"])
-        if capture:
-            for name in ("stdout", "stderr"):
+        for name, sink in (("stdout", stdout), ("stderr", stderr)):
+            if sink is not None and not callable(sink):
+                self.given[name] = sink if isinstance(sink, int) else sink.fileno()
+            elif capture or sink is not None:
                 ours, theirs = os.pipe2(os.O_CLOEXEC)
                 self._lend(name, theirs)
-                self.readers[ours] = bytearray()
+                self.readers[ours] = bytearray() if sink is None else Lines(sink)
                 self.names[name] = ours
 
     def _lend(self, name: str, fd: int) -> None:
@@ -85,7 +103,34 @@ class Streams:
 
     def captured(self, name: str) -> bytes | None:
         """Return what was read of a stream, None when it was not captured."""
-        return bytes(self.readers[self.names[name]]) if name in self.names else None
+        found = self.readers[self.names[name]] if name in self.names else None
+        return bytes(found) if isinstance(found, bytearray) else None
+
+    def flush(self) -> None:
+        """Hand on the last line of each stream that has no newline at its end."""
+        for reader in self.readers.values():
+            if isinstance(reader, Lines):
+                reader.flush()
+
+
+class Lines:
+    """Hands on a stream line by line, each as soon as it is complete."""
+
+    def __init__(self, call: Callable[[bytes], object]) -> None:
+        self._call = call
+        self._rest = b""
+
+    def extend(self, data: bytes) -> None:
+        """Take the next bytes."""
+        *lines, self._rest = (self._rest + data).split(b"\n")
+        for line in lines:
+            self._call(line + b"\n")
+
+    def flush(self) -> None:
+        """Hand on what has no newline."""
+        rest, self._rest = self._rest, b""
+        if rest:
+            self._call(rest)
 
 
 def follow(child: native.Child, streams: Streams, leash: int, timeout: float | None, kill: Callable[[], None]) -> End:
@@ -108,6 +153,7 @@ def follow(child: native.Child, streams: Streams, leash: int, timeout: float | N
         wall = monotonic() - begun
         if streams.readers:
             _drain(streams)
+            streams.flush()
     finally:
         if not reaped:
             kill()
@@ -167,7 +213,7 @@ def _serve(pidfd: int, streams: Streams, deadline: float | None) -> bool:
 
 def _pull(streams: Streams, fd: int) -> bool:
     data = os.read(fd, _CHUNK)
-    streams.readers[fd] += data
+    streams.readers[fd].extend(data)
     return bool(data)
 
 

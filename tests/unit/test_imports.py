@@ -29,6 +29,7 @@ LAYERS = (
     "listing",
     "runtime",
     "api console entering monitor",
+    "jobs",
     "lifecycle",
     "doctor",
     "cli",

@@ -1,0 +1,208 @@
+"""run_many: jobs by the thousand from one process. Threads launch and wait, one job each; a budget admits; results come as they end.
+
+The jobs are taken from their iterable as they are admitted and results are handed on as they come, so a million jobs of a
+generator need the memory of those that run. A thread costs little here: while a job is launched or runs, its thread holds no GIL.
+"""
+
+from __future__ import annotations
+
+import os
+from queue import SimpleQueue
+from threading import Lock, Thread
+
+from pybox.api import shared
+from pybox.errors import PyboxError
+from pybox.jobs.budget import Budget, Need, need_of, of_the_box
+from pybox.jobs.job import Job
+from pybox.jobs.ledger import Ledger
+from pybox.result import Result
+from pybox.units import parse_bytes, parse_int
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from typing import Literal
+
+    from pybox.native import Child
+
+
+_WINDOW = 10_000  # with order, how far the others may run ahead of the slowest: their results wait in memory
+
+
+class _Crew:
+    """The threads of one run_many call. What they run can be killed at any time, and is, when the call is given up."""
+
+    def __init__(self, size: int) -> None:
+        self.results: SimpleQueue[tuple[int, Job, Need, Result | BaseException]] = SimpleQueue()
+        self._jobs: SimpleQueue[tuple[int, Job, Need, int] | None] = SimpleQueue()
+        self._size = size
+        self._threads: list[Thread] = []
+        self._running: dict[int, int] = {}  # job's index -> pidfd of its container
+        self._lock = Lock()
+        self._over = False
+
+    def give(self, index: int, job: Job, need: Need, retries: int) -> None:
+        """Have a job run."""
+        if len(self._threads) < self._size:
+            self._threads.append(Thread(target=self._work, name=f"pybox-job-{len(self._threads)}", daemon=True))
+            self._threads[-1].start()
+        self._jobs.put((index, job, need, retries))
+
+    def _work(self) -> None:
+        while (order := self._jobs.get()) is not None:
+            index, job, need, retries = order
+            outcome: Result | BaseException
+            try:
+                outcome = self._run(index, job, retries)
+            except BaseException as error:  # nothing may be lost on the way to who waits for it
+                outcome = error
+            self.results.put((index, job, need, outcome))
+
+    def _run(self, index: int, job: Job, retries: int) -> Result:
+        for attempt in range(1, retries + 2):
+            try:
+                result = shared().run(job.spec(), job.run_options(), lambda child, identity: self._started(index, child))
+            except PyboxError as error:
+                result = Result("", job.image, job.args, "launch-failed", error.exit_code, error=error.message)
+            finally:
+                with self._lock:
+                    self._running.pop(index, None)
+            result = result.replace(index=index, name=job.name, attempts=attempt)
+            if self._over and not result.ok:
+                return result.replace(reason="cancelled")
+            if result.ok:
+                break
+        return result
+
+    def _started(self, index: int, child: Child) -> None:
+        with self._lock:
+            self._running[index] = child.pidfd
+            if self._over:
+                self._kill(child.pidfd)
+
+    def _kill(self, pidfd: int) -> None:
+        from signal import SIGKILL, pidfd_send_signal
+
+        try:
+            pidfd_send_signal(pidfd, SIGKILL)
+        except ProcessLookupError:
+            pass
+
+    def dismiss(self) -> None:
+        """Kill what still runs, and wait until nothing is left of it."""
+        with self._lock:
+            self._over = True
+            for pidfd in self._running.values():
+                self._kill(pidfd)
+        for _ in self._threads:
+            self._jobs.put(None)
+        for thread in self._threads:
+            thread.join()
+
+
+def parallelism(parallel: int | Literal["auto"]) -> int:
+    """Return how many jobs run at once: with "auto" four for each CPU, for a launch waits more than it computes."""
+    if parallel == "auto":
+        return 4 * len(os.sched_getaffinity(0))
+    return parse_int("parallel", parallel, 1, 10_000) or 1
+
+
+def run_many(
+    jobs: Iterable[Job],
+    *,
+    parallel: int | Literal["auto"] = "auto",
+    order: bool = False,
+    retries: int = 0,
+    out: str | os.PathLike[str] | None = None,
+    resume: bool = False,
+    memory: int | str | None = None,
+    cpus: float | None = None,
+) -> Iterator[Result]:
+    """Run jobs, and yield the Result of each as it ends. Leaving the loop early kills what still runs.
+
+    Args:
+        jobs: any iterable; it is read as jobs are admitted.
+        parallel: most jobs at once.
+        order: yield in the order of the jobs, not of their ends.
+        retries: how often a job that does not end with 0 is run again; a Job's own number goes before it.
+        out: a directory; each result is written there before it is yielded (results.jsonl, and INDEX.stdout, INDEX.stderr).
+        resume: skip what ``out`` says has ended with 0; its results are yielded from there.
+        memory, cpus: what the jobs that run at once may promise together (their ``memory=`` and ``cpus=``); by default what
+            this machine, or the control group we are in, has to give. A job that can never fit fails at once.
+
+    Yields:
+        Results with ``index`` (0, 1, ... in the order of the jobs), ``name`` and ``attempts``. A job that could not be started
+        has ``reason`` launch-failed and ``error``: one bad job does not stop the others.
+
+    Raises:
+        SpecError: nonsense in the arguments. StateError: ``out`` belongs to another batch. What ``jobs`` raises passes through.
+    """
+    size = parallelism(parallel)
+    box = of_the_box()
+    budget = Budget(box.memory if memory is None else parse_bytes("memory", memory) or 0, box.cpus if cpus is None else cpus)
+    ledger = None if out is None else Ledger(os.fspath(out), resume)
+    results = _run_many(jobs, size, budget, retries, ledger, _WINDOW if order else None)
+    return _ordered(results) if order else results
+
+
+def _run_many(
+    jobs: Iterable[Job], size: int, budget: Budget, retries: int, ledger: Ledger | None, window: int | None
+) -> Iterator[Result]:
+    crew = _Crew(size)
+    held = Need()
+    busy: set[int] = set()  # by index
+    try:
+        for index, job in enumerate(jobs):
+            done = None if ledger is None else ledger.done(index, job)
+            if done is not None:
+                yield done
+                continue
+            need = need_of(job.spec())
+            never = budget.never(need)
+            if never:
+                failed = Result("", job.image, job.args, "launch-failed", 125, error=never, index=index, name=job.name)
+                yield _noted(ledger, job, failed)
+                continue
+            while busy and (
+                len(busy) >= size
+                or not budget.fits(held, need)
+                or (window is not None and index - min(busy) >= window)
+                or not crew.results.empty()
+            ):
+                result, freed = _next(crew, ledger, busy)
+                held = held.minus(freed)
+                yield result
+            crew.give(index, job, need, retries if job.retries is None else job.retries)
+            held = held.plus(need)
+            busy.add(index)
+        while busy:
+            yield _next(crew, ledger, busy)[0]
+    finally:
+        crew.dismiss()
+        if ledger is not None:
+            ledger.close()
+
+
+def _next(crew: _Crew, ledger: Ledger | None, busy: set[int]) -> tuple[Result, Need]:
+    index, job, need, outcome = crew.results.get()
+    busy.discard(index)
+    if isinstance(outcome, BaseException):
+        raise outcome
+    return _noted(ledger, job, outcome), need
+
+
+def _noted(ledger: Ledger | None, job: Job, result: Result) -> Result:
+    if ledger is not None:
+        ledger.note(job, result)
+    return result
+
+
+def _ordered(results: Iterator[Result]) -> Iterator[Result]:
+    waiting: dict[int, Result] = {}
+    turn = 0
+    for result in results:
+        assert result.index is not None
+        waiting[result.index] = result
+        while turn in waiting:
+            yield waiting.pop(turn)
+            turn += 1
