@@ -15,7 +15,7 @@ from cffi import FFI
 from setuptools.command.build_py import build_py
 
 HERE = Path(__file__).resolve().parent
-SOURCES = ("clone.c", "launch.c", "ops_fs.c", "ops_self.c", "parent.c")
+SOURCES = ("clone.c", "launch.c", "ops_fs.c", "ops_self.c", "parent.c", "spare.c")
 WARNINGS = ("-std=gnu11", "-Wall", "-Wextra", "-Wshadow", "-O2")
 
 CONSTANTS = """

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 from pybox.steps.base import ChildStep, flags_text, quote
+from pybox.steps.hostside import only_loopback
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -78,6 +79,25 @@ class EnterUserNamespace(ChildStep):
 
     def check(self, seen: Seen) -> bool:
         return seen.private("user")
+
+
+class EnterNetwork(ChildStep):
+    """Enter the network namespace that was made for it. From here on it sees a loopback interface of its own and nothing else."""
+
+    call: ClassVar[str] = "setns"
+    man: ClassVar[str] = "network_namespaces(7)"
+
+    def describe(self) -> str:
+        return "enter the network namespace"
+
+    def calls(self) -> tuple[str, ...]:
+        return ("setns(<netns>, CLONE_NEWNET)",)
+
+    def lower(self, table: Table) -> None:
+        table.row("PB_SETNS", fd=table.slot("netns"), x=table.flags(("CLONE_NEWNET",)))
+
+    def check(self, seen: Seen) -> bool:
+        return seen.private("net")
 
 
 class JoinGroup(ChildStep):
@@ -270,9 +290,7 @@ class LoopbackUp(ChildStep):
         table.row("PB_LOOPBACK")
 
     def check(self, seen: Seen) -> bool:
-        interfaces = [line.split(":")[0].strip() for line in seen.file("net/dev").splitlines()[2:]]
-        up = list(seen.file("net/route").splitlines()[1:])
-        return interfaces == ["lo"] and not up and "127.0.0.1" in seen.file("net/fib_trie")
+        return only_loopback(seen)
 
 
 class DieWithParent(ChildStep):
