@@ -13,8 +13,9 @@ from pybox.kernel import cgroup
 from pybox.kernel.inputs import Inputs
 from pybox.spec import Spec
 from pybox.steps.base import ChildStep, HostStep
-from pybox.steps.hostside import MakeNetwork, MakeUserNamespace
-from pybox.steps.process import Clone, EnterNetwork, EnterUserNamespace, LoopbackUp, NewSession, OwnCgroupView, SetHostname, SetUmask
+from pybox.steps.hostside import MakeUserNamespace
+from pybox.steps.network import EnterNetwork, LoopbackUp, MakeNetwork
+from pybox.steps.process import Clone, EnterUserNamespace, NewSession, OwnCgroupView, SetHostname, SetUmask
 from pybox.steps.rights import SetGid, SetUid
 
 TYPE_CHECKING = False

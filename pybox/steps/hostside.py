@@ -264,40 +264,6 @@ class MakeUserNamespace(HostStep):
         return tuple(found) == self.uids
 
 
-class MakeNetwork(HostStep):
-    """Make the container's network namespace: no interface of the host's, only a loopback of its own, which is switched on.
-
-    It is a third of what the kernel charges for a container and needs nothing of the job, so a thread of pybox makes it
-    beforehand, while the run is planned or the one before is running. The fd keeps it until the new process has entered it.
-    """
-
-    call: ClassVar[str] = "unshare"
-    man: ClassVar[str] = "network_namespaces(7)"
-
-    def describe(self) -> str:
-        return "make a network namespace with a loopback interface"
-
-    def calls(self) -> tuple[str, ...]:
-        return (
-            "unshare(CLONE_NEWNET)",
-            "socket(AF_INET, SOCK_DGRAM|SOCK_CLOEXEC, IPPROTO_IP)",
-            'ioctl(<fd>, SIOCSIFFLAGS, {ifr_name="lo", ifr_flags=IFF_UP})',
-            "ioctl(<fd>, SIOCGSKNS, NULL)",
-        )
-
-    def apply(self, desk: Desk) -> None:
-        desk.fds["netns"] = native.take_network()
-
-    def check(self, seen: Seen) -> bool:
-        return only_loopback(seen)
-
-
-def only_loopback(seen: Seen) -> bool:
-    """Return whether a container has no interface but a loopback that is up."""
-    interfaces = [line.split(":")[0].strip() for line in seen.file("net/dev").splitlines()[2:]]
-    return interfaces == ["lo"] and not seen.file("net/route").splitlines()[1:] and "127.0.0.1" in seen.file("net/fib_trie")
-
-
 def _map_text(ranges: tuple[tuple[int, int, int], ...]) -> str:
     return "\n".join(" ".join(str(number) for number in entry) for entry in ranges)
 

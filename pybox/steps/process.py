@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 
 from pybox.steps.base import ChildStep, flags_text, quote
-from pybox.steps.hostside import only_loopback
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -79,25 +78,6 @@ class EnterUserNamespace(ChildStep):
 
     def check(self, seen: Seen) -> bool:
         return seen.private("user")
-
-
-class EnterNetwork(ChildStep):
-    """Enter the network namespace that was made for it. From here on it sees a loopback interface of its own and nothing else."""
-
-    call: ClassVar[str] = "setns"
-    man: ClassVar[str] = "network_namespaces(7)"
-
-    def describe(self) -> str:
-        return "enter the network namespace"
-
-    def calls(self) -> tuple[str, ...]:
-        return ("setns(<netns>, CLONE_NEWNET)",)
-
-    def lower(self, table: Table) -> None:
-        table.row("PB_SETNS", fd=table.slot("netns"), x=table.flags(("CLONE_NEWNET",)))
-
-    def check(self, seen: Seen) -> bool:
-        return seen.private("net")
 
 
 class JoinGroup(ChildStep):
@@ -269,28 +249,6 @@ class SetHostname(ChildStep):
 
     def check(self, seen: Seen) -> bool:
         return seen.private("uts")
-
-
-class LoopbackUp(ChildStep):
-    """Switch on the loopback interface. A new network namespace has nothing else, and even that is down."""
-
-    call: ClassVar[str] = "ioctl"
-    man: ClassVar[str] = "netdevice(7)"
-
-    def describe(self) -> str:
-        return "bring up the loopback interface"
-
-    def calls(self) -> tuple[str, ...]:
-        return (
-            "socket(AF_INET, SOCK_DGRAM|SOCK_CLOEXEC, IPPROTO_IP)",
-            'ioctl(<fd>, SIOCSIFFLAGS, {ifr_name="lo", ifr_flags=IFF_UP})',
-        )
-
-    def lower(self, table: Table) -> None:
-        table.row("PB_LOOPBACK")
-
-    def check(self, seen: Seen) -> bool:
-        return only_loopback(seen)
 
 
 class DieWithParent(ChildStep):
