@@ -8,11 +8,9 @@
 #include <linux/capability.h>
 #include <linux/filter.h>
 #include <linux/seccomp.h>
-#include <net/if.h>
 #include <poll.h>
 #include <signal.h>
 #include <string.h>
-#include <sys/ioctl.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -62,13 +60,12 @@ int do_sethostname(struct pb_walk *w, const struct pb_row *r)
 /* Three calls: an interface has no file of its own, its flags are set through any socket of the namespace (netdevice(7)). */
 int do_loopback(struct pb_walk *w, const struct pb_row *r)
 {
-	struct ifreq request = {.ifr_name = "lo", .ifr_flags = IFF_UP};
 	int fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0), ret, saved;
 
 	(void)w, (void)r;
 	if (fd < 0)
 		return -1;
-	ret = ioctl(fd, SIOCSIFFLAGS, &request);
+	ret = pb_loopback_up(fd);
 	saved = errno;
 	close(fd);
 	errno = saved;

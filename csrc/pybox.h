@@ -160,6 +160,12 @@ int pb_seal(const char *name, const char *bytes, size_t length);
 /* openat2 with RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS below dirfd. An fd or -errno. */
 int pb_open_in_root(int dirfd, const char *path, int flags);
 
+/* Have a network namespace made, loopback up, unless one is there or in the making; returns at once. */
+void pb_order_network(void);
+
+/* Take one that was made, or wait for it. A close-on-exec fd or -errno. */
+int pb_take_network(void);
+
 /* setns(fd, CLONE_NEWUSER), for a process with one thread. 0 or -errno. */
 int pb_enter_user_namespace(int fd);
 
@@ -183,6 +189,7 @@ struct pb_walk {
 _Noreturn void pb_walk_rows(struct pb_walk *walk);
 long pb_clone3(uint64_t flags, int exit_signal, int cgroup, void *stack, size_t size, void (*start)(void *), void *arg);
 uint64_t pb_now(void);
+int pb_loopback_up(int socket);
 
 /* ops_self.c: what each op does. */
 extern int (*const PB_DO[PB_OP_COUNT])(struct pb_walk *, const struct pb_row *);

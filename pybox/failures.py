@@ -91,6 +91,13 @@ CAUSES = (
         lambda step, given: "Seccomp:\t2" in read("/proc/self/status"),
     ),
     Cause(
+        "unshare",
+        errnos.ENOSPC,
+        "not disk space: there are as many network namespaces as user.max_net_namespaces allows",
+        "as root: sysctl user.max_net_namespaces=10000",
+        lambda step, given: True,
+    ),
+    Cause(
         "openat2",
         errnos.ELOOP,
         "the image has a symlink there, and what is written to it would go elsewhere",
@@ -179,10 +186,19 @@ def launch_error(step: Step, failure: Failure, given: Inputs) -> PyboxError:
         evidence = failure.evidence
         path = step.paths[min(evidence.candidate, len(step.paths) - 1)]
         return exec_cause(step.args[0], path, failure.errno, evidence, given.facts.machine)
+    return _step_failed(step, failure.errno, given)
+
+
+def host_error(step: Step, error: OSError, given: Inputs) -> PyboxError:
+    """Return the exception for a step on the host that the kernel refused."""
+    return _step_failed(step, error.errno or 0, given)
+
+
+def _step_failed(step: Step, errno: int, given: Inputs) -> StepFailed:
     for cause in CAUSES:
-        if cause.call == step.call and cause.errno == failure.errno and cause.probe(step, given):
-            return StepFailed(step, failure.errno, cause.sentence, cause.hint)
-    return StepFailed(step, failure.errno)
+        if cause.call == step.call and cause.errno == errno and cause.probe(step, given):
+            return StepFailed(step, errno, cause.sentence, cause.hint)
+    return StepFailed(step, errno)
 
 
 _MACHINES = {3: "i386", 40: "arm", 62: "x86_64", 183: "aarch64", 243: "riscv64", 21: "ppc64le", 22: "s390x"}

@@ -220,6 +220,16 @@ def seal(name: str, program: bytes) -> int:
     return _checked(lib.pb_seal(name.encode(), program, len(program)))
 
 
+def order_network() -> None:
+    """Have a network namespace made by a thread of its own, unless one is there already. Returns at once, raises nothing."""
+    lib.pb_order_network()
+
+
+def take_network() -> int:
+    """Return an fd of a network namespace that nobody has had, loopback up; made now if none was ordered. Raises OSError."""
+    return _checked(lib.pb_take_network())
+
+
 def open_in_root(dirfd: int, path: str, flags: int) -> int:
     """Return an fd of a path below dirfd, symlinks resolved as if dirfd were /; openat2(2). Raises OSError."""
     return _checked(lib.pb_open_in_root(dirfd, os.fsencode(path), flags), path)

@@ -11,7 +11,7 @@ from _thread import allocate_lock
 from pybox import dirs as directories
 from pybox import host, native, state, supervise
 from pybox.dirs import Dirs
-from pybox.kernel import cgroup, command
+from pybox.kernel import cgroup, command, namespaces
 from pybox.kernel.inputs import Inputs
 from pybox.kernel.namespaces import FIRST_ID
 from pybox.plan import Plan
@@ -51,6 +51,7 @@ class Runtime:
         self.reuse: dict[str, int] = {}
         self._once = allocate_lock()
         self._pid = 0
+        self._ran = False
         self.planner = Planner(self.dirs, self.facts)
 
     def plan(self, spec: Spec, keep_upper: bool = False) -> Plan:
@@ -72,6 +73,8 @@ class Runtime:
 
     def run(self, spec: Spec, options: Options, started: Callable[[native.Child, str], None] | None = None) -> Result:
         """Run a container to its end. Raises a PyboxError when it can't be started; then nothing of it is left."""
+        if namespaces.orders_network(spec, self.facts):
+            native.order_network()  # made while we plan
         ready = self.planner.ready(spec, options.keep)
         self.make_once(ready.given)
         plan = ready.plan
@@ -143,11 +146,21 @@ class Runtime:
         """
         init = ready.given.spec.init
         for step in ready.plan.prepare:
-            step.apply(desk)
+            try:
+                step.apply(desk)
+            except OSError as error:
+                from pybox.failures import host_error  # only who fails pays for the causes
+
+                raise host_error(step, error, ready.given) from None
+        if self._ran and "netns" in desk.fds:
+            native.order_network()  # for the next run: who has run two jobs will run a third
+        self._ran = True
         leash = native.leash() if init else (-1, -1)
         child = native.launch(ready.program, desk.identity, {**self.reuse, **desk.fds, **fds, "leash": leash[1]}, leash, init)
+        if "netns" in desk.fds:
+            os.close(desk.fds.pop("netns"))  # now it lives as long as the container, and no longer
         if isinstance(child, native.Failure):
-            from pybox.failures import launch_error  # only who fails pays for the causes
+            from pybox.failures import launch_error
 
             if init:
                 os.close(leash[0])

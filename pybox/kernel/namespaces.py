@@ -1,6 +1,6 @@
 """Namespaces: which views of the kernel a container owns, and whose it is. namespaces(7)
 
-no user namespace      one clone makes all namespaces
+no user namespace      one clone makes all namespaces, but for that of the network, which was made before
 with one               a first clone enters it (setns), a second makes the others as its citizen: what is made before
                        entering would belong to the host's root, and the container's root could not use it
 """
@@ -11,9 +11,11 @@ from pybox.errors import SpecError
 from pybox.host import Facts
 from pybox.kernel import cgroup
 from pybox.kernel.inputs import Inputs
+from pybox.spec import Spec
 from pybox.steps.base import ChildStep, HostStep
 from pybox.steps.hostside import MakeUserNamespace
-from pybox.steps.process import Clone, EnterUserNamespace, LoopbackUp, NewSession, OwnCgroupView, SetHostname, SetUmask
+from pybox.steps.network import EnterNetwork, LoopbackUp, MakeNetwork
+from pybox.steps.process import Clone, EnterUserNamespace, NewSession, OwnCgroupView, SetHostname, SetUmask
 from pybox.steps.rights import SetGid, SetUid
 
 TYPE_CHECKING = False
@@ -34,7 +36,7 @@ def flags(given: Inputs) -> tuple[str, ...]:
         ("CLONE_NEWUTS", spec.uts == "private"),
         ("CLONE_NEWIPC", spec.ipc == "private"),
         ("CLONE_NEWPID", spec.pid == "private"),
-        ("CLONE_NEWNET", spec.network == "none"),
+        ("CLONE_NEWNET", spec.network == "none" and given.userns),  # it must belong to the user namespace
         # with a group of its own the view must wait until it is joined, see OwnCgroupView
         ("CLONE_NEWCGROUP", not cgroup.groups(given)),
     )
@@ -49,8 +51,10 @@ def own_maps(facts: Facts) -> tuple[Map, Map]:
 
 
 def prepare(given: Inputs) -> Iterator[HostStep]:
-    """Yield the user namespace, where one is wanted. Raises SpecError when the user asked for can't exist in it."""
+    """Yield the network or the user namespace. Raises SpecError when the user asked for can't exist in the latter."""
     if not given.userns:
+        if orders_network(given.spec, given.facts):
+            yield MakeNetwork()
         return
     facts, account = given.facts, given.account
     if facts.root:
@@ -68,6 +72,11 @@ def prepare(given: Inputs) -> Iterator[HostStep]:
                 "run it as root inside (the default), or get a range: usermod --add-subuids 100000-165535 "
                 f"--add-subgids 100000-165535 uid-{facts.uid}'s name",
             )
+
+
+def orders_network(spec: Spec, facts: Facts) -> bool:
+    """Return whether a run takes a network namespace that was made beforehand."""
+    return spec.network == "none" and facts.root and not spec.userns
 
 
 def birth(given: Inputs, group: str | None) -> Iterator[ChildStep]:
@@ -100,4 +109,4 @@ def steps(given: Inputs) -> Iterator[ChildStep]:
     if spec.uts == "private":
         yield SetHostname(spec.hostname or "CONTAINER-ID", mine=not spec.hostname)
     if spec.network == "none":
-        yield LoopbackUp()
+        yield LoopbackUp() if given.userns else EnterNetwork()

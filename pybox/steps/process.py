@@ -251,30 +251,6 @@ class SetHostname(ChildStep):
         return seen.private("uts")
 
 
-class LoopbackUp(ChildStep):
-    """Switch on the loopback interface. A new network namespace has nothing else, and even that is down."""
-
-    call: ClassVar[str] = "ioctl"
-    man: ClassVar[str] = "netdevice(7)"
-
-    def describe(self) -> str:
-        return "bring up the loopback interface"
-
-    def calls(self) -> tuple[str, ...]:
-        return (
-            "socket(AF_INET, SOCK_DGRAM|SOCK_CLOEXEC, IPPROTO_IP)",
-            'ioctl(<fd>, SIOCSIFFLAGS, {ifr_name="lo", ifr_flags=IFF_UP})',
-        )
-
-    def lower(self, table: Table) -> None:
-        table.row("PB_LOOPBACK")
-
-    def check(self, seen: Seen) -> bool:
-        interfaces = [line.split(":")[0].strip() for line in seen.file("net/dev").splitlines()[2:]]
-        up = list(seen.file("net/route").splitlines()[1:])
-        return interfaces == ["lo"] and not up and "127.0.0.1" in seen.file("net/fib_trie")
-
-
 class DieWithParent(ChildStep):
     """Be killed when the thread that launched it ends: what is started in the foreground does not outlive its pybox."""
 

@@ -216,8 +216,8 @@ def _fds() -> dict[str, str]:
             target = os.readlink(f"/proc/self/fd/{fd}")
         except OSError:
             continue
-        # one sealed pybox-init and one fd of each kind of user namespace are kept for the next run, by design
-        if not target.startswith(("/memfd:pybox-init", "user:[")):
+        # kept for the next run, by design: a sealed pybox-init, each kind of user namespace, a network namespace made beforehand
+        if not target.startswith(("/memfd:pybox-init", "user:[", "net:[")):
             found[fd] = target
     return found
 

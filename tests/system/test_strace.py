@@ -48,17 +48,18 @@ def same(call: str, seen: str) -> bool:
         planned, actual = (set(re.search(r"flags=([A-Z0-9_|]+)", text).group(1).split("|")) for text in (call, seen))  # type: ignore[union-attr]
         return planned == actual
     if call.startswith("dup3(") and seen.startswith("fcntl("):  # onto itself: only the flag is set
-        return re.fullmatch(r"fcntl\((\d+), F_SETFD, 0\)", seen) is not None
+        return re.fullmatch(r"fcntl\((\d+), F_SETFD, (0|FD_CLOEXEC)\)", seen) is not None
     return pattern(canonical(call)).fullmatch(canonical(seen)) is not None
 
 
-def trace(folder: Path, words: tuple[str, ...], names: set[str]) -> list[str]:
-    """Run pybox under strace; return the calls of the new processes up to the command's exec, without their results."""
+def trace(folder: Path, words: tuple[str, ...], names: set[str]) -> tuple[list[str], list[str]]:
+    """Run pybox under strace; return the calls of pybox's threads, and of the new processes, without their results."""
     log = folder / "trace"
     traced = ",".join(sorted(names | {"clone3", "fcntl"}))
     command = ["strace", "-f", "-s", "65536", "-o", str(log), "-e", f"trace={traced}", "-e", "signal=none"]
     subprocess.run([*command, sys.executable, "-m", "pybox", "run", *words], check=True, capture_output=True)
-    lines, pybox, unfinished = [], "", {}
+    lines, threaded, pybox, unfinished = [], [], "", {}
+    threads = set(re.findall(r"parent_tid=\[(\d+)\]", log.read_text()))  # what the C library asks of clone3, and pybox does not
     for line in log.read_text().splitlines():
         pid, _, text = line.partition(" ")
         text = text.strip()
@@ -74,28 +75,33 @@ def trace(folder: Path, words: tuple[str, ...], names: set[str]) -> list[str]:
                 continue
             text = unfinished.pop(pid) + text.partition(" resumed>")[2]
         pybox = pybox or pid
-        if text.startswith(("+++", "---")):
+        if text.startswith(("+++", "---")) or "CLONE_THREAD" in text:
             continue
         text = re.sub(r"\)?\s+=\s+(-?\d+|\?|0x[0-9a-f]+).*$", ")", text)
-        if pid != pybox or text.startswith("clone3("):
+        if pid in threads:
+            threaded.append(text)
+        elif pid != pybox or text.startswith("clone3("):
             lines.append(text)
-    return lines
+    return threaded, lines
 
 
 @pytest.mark.parametrize("words", RUNS.values(), ids=RUNS.keys())
 def test_the_plan_is_what_strace_sees(store: object, words: tuple[str, ...], tmp_path: Path) -> None:
     plan = json.loads(cli("explain", "--format", "json", "run", *words).stdout)
     planned = [call for step in plan["steps"] if step["side"] == "inside" for call in step["calls"]]
-    names = {call.partition("(")[0] for call in planned}
+    networks = [step["calls"] for step in plan["steps"] if step["side"] == "host" and step["calls"][0] == "unshare(CLONE_NEWNET)"]
+    beforehand = [call for calls in networks for call in calls]
+    names = {call.partition("(")[0] for call in (*beforehand, *planned)}
     assert not names & set(BOOKKEEPING.split())
     try:
-        seen = trace(tmp_path, words, names)
+        threaded, seen = trace(tmp_path, words, names)
     finally:
         cli("rm", *cli("ps", "-a", "-q").stdout.split())
     userns = next((n for n, call in enumerate(seen) if "CLONE_NEWUSER" in call and call.startswith("clone3(")), None)
     if userns is not None:  # the holder of the user namespace belongs to the host's side of the plan
         assert any("CLONE_NEWUSER" in call for step in plan["steps"] if step["side"] == "host" for call in step["calls"])
         seen = seen[next(n for n, call in enumerate(seen[userns + 1 :], userns + 1) if call.startswith("clone3(")) :]
+    assert len(threaded) == len(beforehand) and all(map(same, beforehand, threaded)), threaded
     position = 0
     for call in planned:
         while position < len(seen) and seen[position].startswith("fcntl(") and not same(call, seen[position]):

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from pybox.cli.options import RUN
-from pybox.steps import entering, hostside, mounts, places, process, rights, terminal
+from pybox.steps import entering, hostside, mounts, network, places, process, rights, terminal
 from pybox.steps.base import Step
 from pybox.version import VERSION
 
@@ -23,7 +23,7 @@ NAMES = [str(path.relative_to(ROOT)) for path in DOCUMENTS]
 PAGES = sorted(
     {
         kind.man
-        for module in (entering, hostside, mounts, places, process, rights, terminal)
+        for module in (entering, hostside, mounts, network, places, process, rights, terminal)
         for _, kind in inspect.getmembers(module, inspect.isclass)
         if issubclass(kind, Step) and kind.man
     }

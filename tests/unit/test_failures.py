@@ -23,6 +23,7 @@ from pybox.native import Evidence, Failure
 from pybox.spec import Spec
 from pybox.steps.base import Step
 from pybox.steps.mounts import MountKernelFs, MountOverlay, OpenSource, PivotRoot
+from pybox.steps.network import MakeNetwork
 from pybox.steps.places import EnterWorkdir, OpenTarget, RealDirectory
 from pybox.steps.process import CheckLeash, Clone, Exec
 from pybox.steps.rights import SetRlimit
@@ -214,6 +215,7 @@ ROWS = [
         (inputs(), {"max_user_namespaces": "0\n"}),
         (inputs(), {"max_user_namespaces": "9\n"}),
     ),
+    ("not disk space: there are as many", MakeNetwork(), (inputs(), {}), None),
     ("clone3 is filtered out", Clone(()), (inputs(), SECCOMP), (inputs(), {"status": "Seccomp:\t0\n"})),
     ("it was there when", OpenSource("/nowhere/x", "s"), (inputs(), {}), None),
     (

@@ -43,7 +43,7 @@ RUN_IMPORTS = """
     pybox.failures pybox.fastjson pybox.host pybox.image pybox.image.model pybox.image.reference pybox.image.store pybox.kernel
     pybox.kernel.cgroup pybox.kernel.command pybox.kernel.credentials pybox.kernel.inputs pybox.kernel.namespaces
     pybox.kernel.rootfs pybox.kernel.seccomp pybox.native pybox.plan pybox.planner pybox.record pybox.result pybox.runtime pybox.spec
-    pybox.specjson pybox.state pybox.steps pybox.steps.base pybox.steps.hostside pybox.steps.mounts pybox.steps.places pybox.steps.process pybox.steps.rights
+    pybox.specjson pybox.state pybox.steps pybox.steps.base pybox.steps.hostside pybox.steps.mounts pybox.steps.network pybox.steps.places pybox.steps.process pybox.steps.rights
     pybox.supervise pybox.text pybox.undo pybox.units pybox.users pybox.version
     """.split()
 

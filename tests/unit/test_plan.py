@@ -19,7 +19,7 @@ from pybox.image.model import Image, ImageConfig
 from pybox.kernel.inputs import Account, Inputs, TopEntry
 from pybox.plan import Plan, make
 from pybox.spec import Limits, Mount, Rlimit, Spec
-from pybox.steps import entering, hostside, mounts, places, process, rights, terminal
+from pybox.steps import entering, hostside, mounts, network, places, process, rights, terminal
 from pybox.steps.base import ChildStep, HostStep, Step
 from pybox.steps.hostside import ClaimState, MakeUpper, MakeUserNamespace
 from pybox.steps.mounts import (
@@ -32,6 +32,7 @@ from pybox.steps.mounts import (
     PlaceMount,
     PrivateMounts,
 )
+from pybox.steps.network import EnterNetwork, LoopbackUp, MakeNetwork
 from pybox.steps.places import EnterWorkdir, OpenTarget, RealDirectory
 from pybox.steps.process import (
     BecomeInit,
@@ -42,7 +43,6 @@ from pybox.steps.process import (
     EnterUserNamespace,
     Exec,
     JoinGroup,
-    LoopbackUp,
     OwnCgroupView,
     PlaceFd,
     SetHostname,
@@ -308,7 +308,11 @@ def test_a_user_namespace_is_entered_before_what_shall_belong_to_it(given: Input
     if not given.userns:
         assert at(plan, EnterUserNamespace) == [] and len(at(plan, Clone)) == 1
         assert not any(isinstance(step, MakeUserNamespace) for step in plan.prepare)
+        # the network was made beforehand, and is entered before sysfs shows it
+        assert len(at(plan, EnterNetwork)) == sum(isinstance(step, MakeNetwork) for step in plan.prepare)
+        assert all(index < one(plan, PivotRoot) for index in at(plan, EnterNetwork))
         return
+    assert not any(isinstance(step, MakeNetwork) for step in plan.prepare)
     entered = one(plan, EnterUserNamespace)
     second = plan.inside[entered + 1]
     assert isinstance(second, Clone) and second.sibling and "CLONE_NEWNS" in second.flags
@@ -332,7 +336,9 @@ def test_groups_are_joined_before_the_view_of_them_begins(given: Inputs) -> None
 @pytest.mark.parametrize("facts", [ROOT, USER], ids=["root", "user"])
 def test_only_what_is_asked_for_is_shared_with_the_host(field: str, flag: str, facts: Facts) -> None:
     def born(spec: Spec) -> set[str]:
-        return {name for step in make(inputs(spec, facts)).inside if isinstance(step, Clone) for name in step.flags}
+        plan = make(inputs(spec, facts))
+        made = {"CLONE_NEWNET" for step in plan.prepare if isinstance(step, MakeNetwork)}
+        return made | {name for step in plan.inside if isinstance(step, Clone) for name in step.flags}
 
     everything = born(PLAIN)
     assert {"CLONE_NEWNS", "CLONE_NEWPID", "CLONE_NEWIPC", "CLONE_NEWUTS", "CLONE_NEWNET", "CLONE_NEWCGROUP"} == everything
@@ -346,7 +352,7 @@ def test_what_an_option_changes_is_seen_in_the_steps() -> None:
 
     assert MakeReadOnly("/", ("MS_RDONLY", "MS_NODEV")) == of("read only", MakeReadOnly)[-1]
     assert all(step != MakeReadOnly("/", ("MS_RDONLY", "MS_NODEV")) for step in of("plain", MakeReadOnly))
-    assert of("network host", LoopbackUp) == [] and len(of("plain", LoopbackUp)) == 1
+    assert of("network host", LoopbackUp, EnterNetwork) == [] and of("plain", LoopbackUp, EnterNetwork) == [EnterNetwork()]
     assert of("pid, ipc, uts host", SetHostname) == [] and len(of("plain", SetHostname)) == 1
     assert of("everything", EnterWorkdir) == [EnterWorkdir("at:workdir", "/src")] and of("plain", EnterWorkdir) == []
     assert of("unconfined", InstallFilter, NoNewPrivileges) == [] and len(of("plain", InstallFilter, NoNewPrivileges)) == 2
@@ -399,7 +405,7 @@ def test_steps_are_numbered_through_both_sides(given: Inputs) -> None:
 
 STEP_CLASSES = [
     kind
-    for module in (entering, hostside, mounts, places, process, rights, terminal)
+    for module in (entering, hostside, mounts, network, places, process, rights, terminal)
     for _, kind in inspect.getmembers(module, inspect.isclass)
     if issubclass(kind, Step) and kind.__module__ == module.__name__
 ]
