@@ -73,71 +73,14 @@ class Runtime:
 
     def run(self, spec: Spec, options: Options, started: Callable[[native.Child, str], None] | None = None) -> Result:
         """Run a container to its end. Raises a PyboxError when it can't be started; then nothing of it is left."""
-        if namespaces.orders_network(spec, self.facts):
-            native.order_network()  # made while we plan
-        ready = self.planner.ready(spec, options.keep)
-        self.make_once(ready.given)
-        plan = ready.plan
-        claim = state.claim(self.dirs, options.name)
-        desk = Desk(claim.identity, self.reuse)
-        finished = False
-        leaves = [(verb, desk.named(path)) for verb, path in plan.leaves()]
-        if options.keep:
-            leaves.append(("tree", f"{self.dirs.store}/containers/{claim.identity}"))
-        try:
-            journal = state.open_journal(claim, journal_of(ready, desk, options.name, leaves))
+        running = Running(self, spec, options)
+        if started is not None:
             try:
-                if options.keep:
-                    _keep(self.dirs, claim.identity, ready, options)
-                result = self._launch(ready, desk, options, journal, started)
-            finally:
-                os.close(journal)
-            finished = True
-            if options.keep:
-                state.write_result(claim, result.to_json())
-            return result
-        finally:
-            keep = options.keep and finished
-            for verb, path in reversed(leaves):
-                if not (keep and verb == "tree"):
-                    undo(verb, path)
-            if options.name and not keep:
-                undo("unlink", f"{self.dirs.state}/names/{options.name}")
-            state.release(claim, keep)
-
-    def _launch(
-        self,
-        ready: Ready,
-        desk: Desk,
-        options: Options,
-        journal: int,
-        started: Callable[[native.Child, str], None] | None,
-    ) -> Result:
-        given, plan = ready.given, ready.plan
-        groups = tuple((controller, desk.named(path)) for controller, path in plan.groups)
-        streams = supervise.Streams(options.capture, options.feed, owner(given), options.stdout, options.stderr)
-        leash = -1  # our end of the socket to pybox-init
-        try:
-            child, leash = self.clone(ready, desk, streams.given)
-            try:
-                try:
-                    streams.handed_over()
-                    os.write(journal, str(child.pid).encode())
-                    if started is not None:
-                        started(child, desk.identity)
-                except BaseException:  # until follow takes over, whatever fails must not leave a container behind
-                    supervise.kill(child, groups)
-                    native.wait(child.pid)
-                    raise
-                end = supervise.follow(child, streams, leash, options.timeout, lambda: supervise.kill(child, groups))
-            finally:
-                os.close(child.pidfd)
-            return _result(given, desk.identity, plan, desk, end, cgroup.bill(groups))
-        finally:
-            streams.close()
-            if leash >= 0:
-                os.close(leash)
-            desk.close()
+                started(running.child, running.identity)
+            except BaseException:  # until follow takes over, whatever fails must not leave a container behind
+                running.abandon()
+                raise
+        return running.follow()
 
     def clone(self, ready: Ready, desk: Desk, fds: dict[str, int]) -> tuple[native.Child, int]:
         """Make the prepare steps and launch; returns the child and our end of the leash (-1 without pybox-init).
@@ -166,6 +109,109 @@ class Runtime:
                 os.close(leash[0])
             raise launch_error(ready.plan.inside[child.index], child, ready.given)
         return child, leash[0]
+
+
+class Running:
+    """A container that runs, and what is owed to the host for it: the end is ``follow``, ``settle`` or ``abandon``, once."""
+
+    def __init__(self, runtime: Runtime, spec: Spec, options: Options) -> None:
+        """Plan, claim, journal, prepare, launch. Raises a PyboxError when something refuses; then nothing is left."""
+        if namespaces.orders_network(spec, runtime.facts):
+            native.order_network()  # made while we plan
+        self._ready = ready = runtime.planner.ready(spec, options.keep)
+        runtime.make_once(ready.given)
+        self._dirs, self._options = runtime.dirs, options
+        self._claim = state.claim(runtime.dirs, options.name)
+        self.identity = self._claim.identity
+        self._desk = Desk(self.identity, runtime.reuse)
+        self._leaves = [(verb, self._desk.named(path)) for verb, path in ready.plan.leaves()]
+        self._leash = -1
+        self.streams: supervise.Streams | None = None
+        if options.keep:
+            self._leaves.append(("tree", f"{runtime.dirs.store}/containers/{self.identity}"))
+        try:
+            journal = state.open_journal(self._claim, journal_of(ready, self._desk, options.name, self._leaves))
+            try:
+                if options.keep:
+                    _keep(runtime.dirs, self.identity, ready, options)
+                self.groups = tuple((controller, self._desk.named(path)) for controller, path in ready.plan.groups)
+                self.streams = supervise.Streams(
+                    options.capture, options.feed, owner(ready.given), options.stdout, options.stderr
+                )
+                self.child, self._leash = runtime.clone(ready, self._desk, self.streams.given)
+                try:
+                    self.streams.handed_over()
+                    os.write(journal, str(self.child.pid).encode())
+                except BaseException:
+                    self._end_it()
+                    raise
+            finally:
+                os.close(journal)
+        except BaseException:
+            self._clean(keep=False)
+            raise
+
+    def kill(self) -> None:
+        """End all of its processes; `settle` still has to be called."""
+        supervise.kill(self.child, self.groups)
+
+    def follow(self) -> Result:
+        """Serve its streams until it has ended, and settle. An exception in between kills it, and passes through."""
+        assert self.streams is not None
+        try:
+            end = supervise.follow(self.child, self.streams, self._leash, self._options.timeout, self.kill)
+        except BaseException:
+            self._close()
+            self._clean(keep=False)
+            raise
+        return self._result(end)
+
+    def settle(self, timed_out: bool) -> Result:
+        """Reap a container that has ended, undo what was done for it, and return what happened."""
+        assert self.streams is not None
+        return self._result(supervise.conclude(self.child, self.streams, self._leash, timed_out))
+
+    def abandon(self) -> None:
+        """Kill it and undo everything; nobody wants to know how it ended."""
+        try:
+            self._end_it()
+        finally:
+            self._clean(keep=False)
+
+    def _end_it(self) -> None:
+        self.kill()
+        native.wait(self.child.pid)
+        self._close()
+
+    def _result(self, end: supervise.End) -> Result:
+        finished = False
+        try:
+            self._close()
+            result = _result(self._ready, self._desk, end, cgroup.bill(self.groups))
+            if self._options.keep:
+                state.write_result(self._claim, result.to_json())
+            finished = True
+            return result
+        finally:
+            self._clean(keep=self._options.keep and finished)
+
+    def _close(self) -> None:
+        os.close(self.child.pidfd)
+
+    def _clean(self, keep: bool) -> None:
+        try:
+            if self.streams is not None:
+                self.streams.close()
+            if self._leash >= 0:
+                os.close(self._leash)
+            self._desk.close()
+        finally:
+            for verb, path in reversed(self._leaves):
+                if not (keep and verb == "tree"):
+                    undo(verb, path)
+            if self._options.name and not keep:
+                undo("unlink", f"{self._dirs.state}/names/{self._options.name}")
+            state.release(self._claim, keep)
 
 
 def _keep(where: Dirs, identity: str, ready: Ready, options: Options) -> None:
@@ -222,10 +268,11 @@ def effective(plan: Plan, desk: Desk) -> tuple[tuple[str, str], ...]:
     return tuple((option, f"none: {desk.dropped[option]}" if option in desk.dropped else how) for option, how in plan.effective)
 
 
-def _result(given: Inputs, identity: str, plan: Plan, desk: Desk, end: supervise.End, bill: cgroup.Bill) -> Result:
+def _result(ready: Ready, desk: Desk, end: supervise.End, bill: cgroup.Bill) -> Result:
+    given = ready.given
     reason, code, ended_by = verdict(end.status, end.timed_out, bill.oom_kills)
     return Result(
-        id=identity,
+        id=desk.identity,
         image=given.image.name,
         args=command.words(given),
         reason=reason,
@@ -238,5 +285,5 @@ def _result(given: Inputs, identity: str, plan: Plan, desk: Desk, end: supervise
         cpu_system=end.usage.cpu_system,
         memory_peak=bill.memory_peak if bill.memory_peak is not None else end.peak,
         limit_hits=bill.limit_hits,
-        effective=effective(plan, desk),
+        effective=effective(ready.plan, desk),
     )

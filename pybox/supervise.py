@@ -139,8 +139,7 @@ def follow(child: native.Child, streams: Streams, leash: int, timeout: float | N
     Captured output is read to its end before this returns: nothing that a short-lived command wrote is lost. An exception
     (KeyboardInterrupt, a signal handler's) kills the container too, and is passed on when it is gone.
     """
-    begun = child.report.begun / 1e9
-    deadline = None if timeout is None else begun + timeout
+    deadline = None if timeout is None else child.report.begun / 1e9 + timeout
     timed_out = False
     reaped = False
     try:
@@ -150,14 +149,23 @@ def follow(child: native.Child, streams: Streams, leash: int, timeout: float | N
                 kill()
         usage = native.wait(child.pid)
         reaped = True
-        wall = monotonic() - begun
-        if streams.readers:
-            _drain(streams)
-            streams.flush()
+        return _end(child, streams, leash, timed_out, usage)
     finally:
         if not reaped:
             kill()
             native.wait(child.pid)
+
+
+def conclude(child: native.Child, streams: Streams, leash: int, timed_out: bool) -> End:
+    """Reap a command that has ended or was killed; its output is read by others, or is read to its end here."""
+    return _end(child, streams, leash, timed_out, native.wait(child.pid))
+
+
+def _end(child: native.Child, streams: Streams, leash: int, timed_out: bool, usage: native.Usage) -> End:
+    wall = monotonic() - child.report.begun / 1e9
+    if streams.readers:
+        _drain(streams)
+        streams.flush()
     told = None if timed_out else _said(leash)
     # the memory of pybox, shared until exec, is in the child's maximum: only what is above it can be the child's
     own = usage.maxrss if leash < 0 and usage.maxrss > _own_peak() else None
