@@ -78,7 +78,9 @@ class Runtime:
         finished = False
         leaves = [(verb, desk.named(path)) for verb, path in plan.leaves()]
         try:
-            journal = state.open_journal(claim, _journal(given, options, leaves))
+            journal = state.open_journal(
+                claim, _journal(given, options, leaves, [[name, desk.named(path)] for name, path in plan.groups])
+            )
             try:
                 result = self._launch(ready, desk, options, journal, started)
             finally:
@@ -153,7 +155,7 @@ def _owner(given: Inputs) -> tuple[int, int] | None:
     return first + given.account.uid, first + given.account.gid
 
 
-def _journal(given: Inputs, options: Options, leaves: list[tuple[str, str]]) -> dict[str, Json]:
+def _journal(given: Inputs, options: Options, leaves: list[tuple[str, str]], groups: list[Json]) -> dict[str, Json]:
     from time import time
 
     return {
@@ -165,6 +167,7 @@ def _journal(given: Inputs, options: Options, leaves: list[tuple[str, str]]) -> 
         "args": command.words(given),
         "created": time(),
         "owner": os.getpid(),
+        "groups": groups,
         "leaves": [list(leaf) for leaf in leaves],
     }
 

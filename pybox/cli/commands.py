@@ -20,8 +20,27 @@ RUN, LOOK, KEEP = "Run things", "Look inside", "Images and cleaning up"
 
 COMMANDS = (
     Command("run", RUN, "run [OPTIONS] IMAGE [COMMAND [ARG...]]", "run a command in a new container", "run", "run"),
+    Command("pause", RUN, "pause CONTAINER...", "freeze containers: no process of theirs runs on", "steering", "pause"),
+    Command("unpause", RUN, "unpause CONTAINER...", "let frozen containers go on", "steering", "unpause"),
+    Command(
+        "update",
+        RUN,
+        "update [-m BYTES] [--memory-swap BYTES] [--cpus N] [--cpu-shares N] [--cpuset-cpus LIST] [--pids-limit N] CONTAINER...",
+        "change the limits of running containers",
+        "steering",
+        "update",
+    ),
     Command("ps", LOOK, "ps [-a] [-q] [--format json|table]", "list containers", "containers", "ps"),
     Command("inspect", LOOK, "inspect CONTAINER...", "show all that is known of a container, as JSON", "containers", "inspect"),
+    Command(
+        "stats",
+        LOOK,
+        "stats [--no-stream] [--format json|table] [CONTAINER...]",
+        "what running containers use",
+        "watching",
+        "stats",
+    ),
+    Command("top", LOOK, "top CONTAINER [-o COLUMNS] [--format json|table]", "the processes of a container", "watching", "top"),
     Command(
         "explain",
         LOOK,
