@@ -42,6 +42,14 @@ COMMANDS = (
     ),
     Command("top", LOOK, "top CONTAINER [-o COLUMNS] [--format json|table]", "the processes of a container", "watching", "top"),
     Command(
+        "events",
+        LOOK,
+        "events [--since TIME] [--until TIME] [--filter container=NAME|event=NAME] [--format json|table]",
+        "what happens to containers, while it happens",
+        "events",
+        "events",
+    ),
+    Command(
         "explain",
         LOOK,
         "explain [--format json|text] run ...",

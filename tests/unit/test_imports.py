@@ -25,7 +25,7 @@ LAYERS = (
     "plan",
     "planner",
     "failures state supervise undo",
-    "live",
+    "live watch",
     "runtime",
     "api doctor",
     "cli",
