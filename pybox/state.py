@@ -220,7 +220,7 @@ def _load(dirs: Dirs, identity: str, name: str) -> Entry | None:
     result = _object(read(f"{path}/result"))
     if result is not None:
         status = "exited"
-    elif _owner_lives(path):
+    elif owner_lives(path):
         status = "running" if pid else "created"
     else:
         status = "dead"
@@ -229,7 +229,8 @@ def _load(dirs: Dirs, identity: str, name: str) -> Entry | None:
     return Entry(identity, name, path, status, int(pid) if pid.isdigit() else None, journal or {}, result)
 
 
-def _owner_lives(path: str) -> bool:
+def owner_lives(path: str) -> bool:
+    """Return whether somebody holds the lock of a record."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except FileNotFoundError:

@@ -94,6 +94,8 @@ class Watcher:
             sorted((event for known in self._known.values() for event in self._history(known)), key=lambda e: e.time)
         )
         self._new = []  # it was so before
+        for known in self._known.values():
+            known.dead = known.dead or known.ended > 0.0
 
     def close(self) -> None:
         """Let go of everything."""
@@ -201,6 +203,9 @@ class Watcher:
             self._fds[known.pidfd] = known
             self._poll.register(known.pidfd, POLLIN)
         except OSError:
+            known.ended = monotonic()
+        if not state.owner_lives(known.path):  # then the pid may be anybody's by now
+            self._release(known)
             known.ended = monotonic()
         for controller, path in known.groups:
             if controller == "":

@@ -86,6 +86,8 @@ def _moment(field: str, text: str | None) -> float | None:
     plain = text.replace(".", "", 1)
     if plain.isascii() and plain.isdigit() and len(plain) < 20:
         return float(text)
+    if text == "0s":  # as docker's users say "now"
+        return time.time()
     if text[-1:] in ("s", "m", "h"):
         return time.time() - (parse_seconds(field, text) or 0.0)
     try:

@@ -25,7 +25,7 @@ LAYERS = (
     "plan",
     "planner",
     "failures state supervise undo",
-    "live watch",
+    "live watch contrast",
     "runtime",
     "api doctor",
     "cli",
