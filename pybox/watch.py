@@ -194,6 +194,8 @@ class Watcher:
             self._died(known, code if isinstance(code, int) else None, str(reason))
 
     def _started(self, known: _Known, pid: int) -> None:
+        if known.pid and not known.dead:  # started again before anybody had written how it ended
+            self._died(known, *_status(known))
         self._release(known)
         known.pid, known.dead, known.paused, known.ended, known.ooms = pid, False, False, 0.0, 0
         entry = state.Entry(known.identity, "", known.path, "running", pid, known.journal, None)

@@ -20,6 +20,7 @@ from pybox.errors import StateError
 from pybox.kernel import freezer
 from pybox.kernel.processes import processes
 from pybox.live import groups_of, held
+from pybox.undo import kill_group, remove_group
 from pybox.watch import Watcher
 
 MIB = 1 << 20
@@ -199,6 +200,30 @@ def test_nothing_is_left_of_a_paused_container_whose_pybox_was_killed() -> None:
         assert cli("gc").returncode == 0
         with pytest.raises(StateError, match="no such container"):
             state.find(dirs.current(), identity)
+
+
+def test_the_v1_freezer_stops_and_starts_and_its_frozen_can_be_killed() -> None:
+    place = dict(CGROUPS.v1).get("freezer")
+    if place is None:
+        pytest.skip("this host has no v1 freezer")
+    path = Path(f"{place}/pybox-{state.new_id()}")
+    path.mkdir()
+    groups = (("freezer", str(path)),)
+    with subprocess.Popen(["sleep", "1000"]) as process:
+        try:
+            (path / "cgroup.procs").write_text(str(process.pid))
+            freezer.freeze(groups)
+            assert freezer.frozen(groups)
+            freezer.thaw(groups)
+            assert not freezer.frozen(groups) and process.poll() is None
+            freezer.freeze(groups)
+            kill_group(str(path))
+            assert process.wait(TIMEOUT) == -signal.SIGKILL
+        finally:
+            freezer.thaw(groups)
+            process.kill()
+            process.wait()
+            remove_group(str(path))
 
 
 # --- update ------------------------------------------------------------------------------------------------------------------

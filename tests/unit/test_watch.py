@@ -94,6 +94,19 @@ def test_the_end_of_one_whose_owner_says_nothing_is_told_by_its_process(dirs: Di
         told(watcher, "destroy")
 
 
+def test_one_that_is_started_again_has_died_in_between(dirs: Dirs, sleeper: subprocess.Popen[bytes]) -> None:
+    with Watcher(dirs) as watcher:
+        taken = alive(dirs, pid=sleeper.pid)
+        told(watcher, "create", "start")
+        with subprocess.Popen(["sleep", "1000"]) as second:
+            text = Path(taken.path, "journal").read_text().partition("\n")[0]
+            Path(taken.path, "new").write_text(f"{text}\n{second.pid}")
+            os.rename(f"{taken.path}/new", f"{taken.path}/journal")
+            told(watcher, "die", "start")
+            second.kill()
+        os.close(taken.lock)
+
+
 def test_a_record_that_goes_without_a_word_is_a_death_and_a_removal(dirs: Dirs, sleeper: subprocess.Popen[bytes]) -> None:
     with Watcher(dirs) as watcher:
         taken = alive(dirs, pid=sleeper.pid)
