@@ -1,8 +1,4 @@
-"""The life of a container that nobody waits for: create, start, stop, kill, remove, rename. monitor.py is what looks after it.
-
-A signal goes to process 1 through a pidfd that is opened first and believed second: only if the container's owner still holds
-its lock, and the process is that owner's child, is the number not somebody else's by now.
-"""
+"""The life of a container that nobody waits for: create, start, stop, kill, remove, rename. monitor.py is what looks after it."""
 
 from __future__ import annotations
 
@@ -11,9 +7,10 @@ import os
 from pybox import kept, listing, monitor, state
 from pybox.dirs import Dirs
 from pybox.errors import PyboxError, StateError
-from pybox.host import read
 from pybox.kept import Kept
+from pybox.kernel.freezer import thaw
 from pybox.listing import Entry
+from pybox.live import pidfd
 from pybox.runtime import Runtime
 from pybox.spec import parse_signal
 from pybox.undo import kill_group, undo
@@ -96,23 +93,6 @@ def _leave_the_caller(keep: tuple[int, ...]) -> None:
     os.closerange(low, 1 << 20 if low < 1 << 20 else low)
 
 
-def pidfd(entry: Entry) -> int:
-    """Return a pidfd of a container's process 1. Raises StateError when it does not run (any more)."""
-    missing = StateError(f"container {entry.identity} is not running", f"it is {entry.status}; `pybox start` starts it")
-    if entry.pid is None:
-        raise missing
-    try:
-        fd = os.pidfd_open(entry.pid)
-    except ProcessLookupError:
-        raise missing from None
-    owner = str(entry.journal.get("owner"))
-    parent = read(f"/proc/{entry.pid}/stat").rpartition(")")[2].split()[1:2]
-    if parent != [owner] or not listing.owner_lives(entry.path):
-        os.close(fd)
-        raise missing
-    return fd
-
-
 def signal(entry: Entry, number: int) -> None:
     """Send a signal to process 1, which passes it on to the command. Raises StateError when it does not run."""
     from signal import pidfd_send_signal
@@ -158,24 +138,14 @@ def stop(dirs: Dirs, entry: Entry, grace: float = GRACE) -> None:
     if not ended:
         try:
             signal(entry, stop_signal(dirs, entry))
-            thaw(entry)
+            if entry.status == "paused":
+                thaw(entry.groups)  # so that it can hear it
             ended = listing.wait_for_owner(entry.path, grace)
             if not ended:
                 signal(entry, 9)
         except StateError:  # it was quicker
             pass
     wait_recorded(entry)
-
-
-def thaw(entry: Entry) -> None:
-    """Let a frozen container go on, so that it can hear a signal."""
-    for controller, path in entry.groups:
-        if controller == "" and entry.status == "paused":
-            try:
-                with open(f"{path}/cgroup.freeze", "w") as file:
-                    file.write("0")
-            except OSError:
-                pass
 
 
 def wait_recorded(entry: Entry) -> None:

@@ -9,6 +9,7 @@ from pybox.dirs import Dirs
 from pybox.errors import StateError
 from pybox.host import read
 from pybox.kept import Kept
+from pybox.kernel.freezer import frozen
 from pybox.record import Record
 
 TYPE_CHECKING = False
@@ -39,8 +40,13 @@ class Entry(Record):
     @property
     def groups(self) -> tuple[tuple[str, str], ...]:
         """The (controller, directory) of its control groups."""
-        found = self.journal.get("groups", [])
-        return tuple((str(pair[0]), str(pair[1])) for pair in found if isinstance(pair, list)) if isinstance(found, list) else ()
+        return _groups(self.journal)
+
+
+def _groups(journal: dict[str, Json]) -> tuple[tuple[str, str], ...]:
+    found = journal.get("groups")
+    rows = found if isinstance(found, list) else []
+    return tuple((str(row[0]), str(row[1])) for row in rows if isinstance(row, list) and len(row) == 2)
 
 
 def entries(dirs: Dirs) -> list[Entry]:
@@ -74,7 +80,7 @@ def load(dirs: Dirs, identity: str, name: str) -> Entry | None:
         journal = rest.journal if rest is not None else {}
     if lives:
         status = "running" if pid else "restarting" if os.path.exists(f"{path}/restarts") else "created"
-        if status == "running" and _frozen(journal):
+        if status == "running" and frozen(_groups(journal)):
             status = "paused"
     elif result is not None:
         status = "exited"
@@ -101,14 +107,6 @@ def _at_rest(dirs: Dirs, identity: str, name: str, path: str) -> Entry | None:
     started = os.path.exists(f"{kept.folder(dirs, identity)}/log")
     lost: dict[str, Json] = {"reason": "lost", "exit_code": 255, "error": "the machine went down while it ran"}
     return Entry(identity, name or found.name, path, "exited" if started else "created", None, journal, lost if started else None)
-
-
-def _frozen(journal: dict[str, Json]) -> bool:
-    groups = journal.get("groups")
-    for pair in groups if isinstance(groups, list) else []:
-        if isinstance(pair, list) and pair[0] == "":
-            return "frozen 1" in read(f"{pair[1]}/cgroup.events")
-    return False
 
 
 def owner_lives(path: str) -> bool:

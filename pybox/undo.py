@@ -55,6 +55,7 @@ def kill_group(path: str) -> None:
     try:
         fd = os.open(f"{path}/cgroup.kill", os.O_WRONLY | os.O_CLOEXEC)
     except OSError:
+        _thaw(path)
         own = os.getpid()
         for pid in read(f"{path}/cgroup.procs").split():
             if int(pid) not in (0, own):
@@ -65,6 +66,18 @@ def kill_group(path: str) -> None:
         return
     try:
         os.write(fd, b"1")
+    finally:
+        os.close(fd)
+
+
+def _thaw(path: str) -> None:
+    """Let the processes of a frozen v1 group go on: there, unlike in cgroup2, one that is frozen does not even die."""
+    try:
+        fd = os.open(f"{path}/freezer.state", os.O_WRONLY | os.O_CLOEXEC)
+    except OSError:
+        return
+    try:
+        os.write(fd, b"THAWED")
     finally:
         os.close(fd)
 

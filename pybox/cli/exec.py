@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from pybox import entering, lifecycle, listing, native, text
+from pybox import entering, listing, live, native, text
 from pybox.cli.options import Option, parse
 from pybox.cli.run import Forwarder
 from pybox.dirs import Dirs
@@ -53,7 +53,7 @@ def exec_(where: Dirs, words: list[str]) -> int:
     if entry.status == "paused":
         raise StateError(f"container {entry.identity} is paused", "`pybox unpause` lets it go on")
     runtime = Runtime(where)
-    process = lifecycle.pidfd(entry)
+    process = live.pidfd(entry)
     assert entry.pid is not None
     try:
         return _run(runtime, entry, entry.pid, process, visit, stdin, keys)

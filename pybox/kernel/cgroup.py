@@ -100,12 +100,14 @@ def prepare(given: Inputs) -> Iterator[HostStep]:
             yield MakeGroup(path, "cgroup", killer=given.spec.pid == "host")
         else:
             yield MakeGroup(path, f"cgroup:{controller}", join="cgroup.procs")
-        for name, value, option, optional in _values(controller, limits, facts):
+        if controller == "" and not facts.cgroups.pure:
+            continue  # a hybrid host's: it has no controllers, it is there to end and to freeze
+        for name, value, option, optional in values(controller, limits, facts):
             if option.removesuffix("-swap") in held:
                 yield SetLimit(f"{path}/{name}", value, option, optional, best_effort)
 
 
-def _values(controller: str, limits: Limits, facts: Facts) -> Iterator[tuple[str, str, str, bool]]:
+def values(controller: str, limits: Limits, facts: Facts) -> Iterator[tuple[str, str, str, bool]]:
     """Yield (file, value, option, optional) for one group; "" means all controllers, in cgroup v2 words."""
     v2 = controller == ""
     swap = limits.memory_swap
@@ -161,19 +163,20 @@ def bill(paths: tuple[tuple[str, str], ...]) -> Bill:
         if v2 or controller == "memory":
             text = read(f"{path}/{'memory.peak' if v2 else 'memory.max_usage_in_bytes'}").strip()
             peak = int(text) if text.isdigit() else peak
-            events = _keyed(read(f"{path}/{'memory.events' if v2 else 'memory.oom_control'}"))
+            events = keyed(read(f"{path}/{'memory.events' if v2 else 'memory.oom_control'}"))
             kills += events.get("oom_kill", 0)
             count = events.get("max", 0) if v2 else int(read(f"{path}/memory.failcnt").strip() or 0)
             # v1 counts nothing when the limits of memory and of memory with swap are met at once
             count = max(count, events.get("oom_kill", 0))
             hits.append(("memory", count))
         if v2 or controller == "pids":
-            hits.append(("pids", _keyed(read(f"{path}/pids.events")).get("max", 0)))
+            hits.append(("pids", keyed(read(f"{path}/pids.events")).get("max", 0)))
         if v2 or controller == "cpu":
-            hits.append(("cpu", _keyed(read(f"{path}/cpu.stat")).get("nr_throttled", 0)))
+            hits.append(("cpu", keyed(read(f"{path}/cpu.stat")).get("nr_throttled", 0)))
     return Bill(peak, kills, tuple((name, count) for name, count in hits if count))
 
 
-def _keyed(text: str) -> dict[str, int]:
+def keyed(text: str) -> dict[str, int]:
+    """Return the numbers of a flat keyed file, cgroups(7): one "name number" a line."""
     rows = (line.split() for line in text.splitlines())
     return {row[0]: int(row[1]) for row in rows if len(row) == 2 and row[1].isdigit()}

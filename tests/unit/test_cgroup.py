@@ -134,6 +134,13 @@ def test_v1_has_one_group_for_each_controller_joined_by_the_child() -> None:
     assert list(cgroup.steps(given)) == [JoinGroup("memory", made[0]), JoinGroup("cpu", made[1]), SetOomScore(7)]
 
 
+def test_a_hybrid_hosts_cgroup2_group_is_given_no_limit() -> None:
+    given = inputs(V1, Limits(memory=1 << 20, pids=5), pid="host")
+    made = [step.path for step in cgroup.prepare(given) if isinstance(step, MakeGroup)]
+    assert made[0] == "/cg/unified/pybox-CONTAINER-ID" and len(made) == 3
+    assert not any(step.path.startswith(made[0]) for step in cgroup.prepare(given) if isinstance(step, SetLimit))
+
+
 @pytest.mark.parametrize("groups", [V1, V2], ids=["v1", "v2"])
 def test_no_limit_no_group(groups: Cgroups) -> None:
     assert list(cgroup.prepare(inputs(groups, Limits()))) == [] == list(cgroup.groups(inputs(groups, Limits())))

@@ -27,6 +27,7 @@ LAYERS = (
     "planner",
     "failures state supervise undo",
     "listing",
+    "live watch contrast",
     "runtime",
     "api console entering monitor",
     "jobs",
