@@ -13,15 +13,24 @@ from pybox.version import VERSION as __version__
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from pybox import aio as aio
     from pybox.api import run
     from pybox.errors import ImageError, ImageNotFound, LimitError, PyboxError, SpecError, StateError
     from pybox.failures import ExecError, ProgramNotFound, StepFailed
     from pybox.jobs.job import Job
     from pybox.jobs.many import run_many
+    from pybox.process import Process, popen
     from pybox.result import JobError, Result
+    from pybox.supervise import DEVNULL, PIPE, STDOUT
 
 _HOMES = {
     "run": "api",
+    "popen": "process",
+    "Process": "process",
+    "PIPE": "supervise",
+    "STDOUT": "supervise",
+    "DEVNULL": "supervise",
+    "aio": "aio",
     "Job": "jobs.job",
     "run_many": "jobs.many",
     "Result": "result",
@@ -38,12 +47,16 @@ _HOMES = {
 }
 
 __all__ = [
+    "DEVNULL",
+    "PIPE",
+    "STDOUT",
     "ExecError",
     "ImageError",
     "ImageNotFound",
     "Job",
     "JobError",
     "LimitError",
+    "Process",
     "ProgramNotFound",
     "PyboxError",
     "Result",
@@ -51,6 +64,8 @@ __all__ = [
     "StateError",
     "StepFailed",
     "__version__",
+    "aio",
+    "popen",
     "run",
     "run_many",
 ]
@@ -64,6 +79,8 @@ def __getattr__(name: str) -> object:
 
     module = f"pybox.{_HOMES[name]}"
     __import__(module)
+    if name == "aio":
+        return sys.modules[module]
     value = getattr(sys.modules[module], name)
     globals()[name] = value
     return value

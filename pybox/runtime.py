@@ -40,6 +40,7 @@ class Options(Record):
     name: str = ""
     stdout: Sink | None = None  # instead of capturing or passing it through
     stderr: Sink | None = None
+    stdin: Sink | None = None
 
 
 class Runtime:
@@ -136,7 +137,7 @@ class Running:
                     _keep(runtime.dirs, self.identity, ready, options)
                 self.groups = tuple((controller, self._desk.named(path)) for controller, path in ready.plan.groups)
                 self.streams = supervise.Streams(
-                    options.capture, options.feed, owner(ready.given), options.stdout, options.stderr
+                    options.capture, options.feed, owner(ready.given), options.stdout, options.stderr, options.stdin
                 )
                 self.child, self._leash = runtime.clone(ready, self._desk, self.streams.given)
                 try:
@@ -166,7 +167,7 @@ class Running:
             raise
         return self._result(end)
 
-    def settle(self, timed_out: bool) -> Result:
+    def settle(self, timed_out: bool = False) -> Result:
         """Reap a container that has ended, undo what was done for it, and return what happened."""
         assert self.streams is not None
         return self._result(supervise.conclude(self.child, self.streams, self._leash, timed_out))

@@ -8,6 +8,7 @@ from select import POLLERR, POLLHUP, POLLIN, POLLOUT, poll
 from time import monotonic
 
 from pybox import native
+from pybox.errors import SpecError
 from pybox.record import Record
 from pybox.undo import kill_group
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
     Sink = int | HasFileno | Callable[[bytes], object]  # an fd, a file, or who is called with each line
 
+PIPE, STDOUT, DEVNULL = -1, -2, -3  # what they are in subprocess, too
 _CHUNK = 1 << 16
 _MESSAGE = Struct("=Iiq")  # struct pb_message
 
@@ -52,10 +54,12 @@ class Streams:
         owner: tuple[int, int] | None = None,
         stdout: Sink | None = None,
         stderr: Sink | None = None,
+        stdin: Sink | None = None,
     ) -> None:
         self.given: dict[str, int] = {"stdin": 0, "stdout": 1, "stderr": 2}
         self.readers: dict[int, bytearray | Lines] = {}
         self.names: dict[str, int] = {}
+        self.pipes: dict[str, int] = {}  # our ends of those asked for by PIPE; whoever takes them out closes them
         self.feed = memoryview(feed) if feed else None
         self.writer = -1
         self._theirs: list[int] = []
@@ -67,17 +71,34 @@ class Streams:
             if not feed:
                 os.close(self.writer)
                 self.writer = -1
-        elif capture:
-            self.given["stdin"] = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
-            self._theirs.append(self.given["stdin"])
+        elif stdin is not None or capture:
+            self._place("stdin", DEVNULL if stdin is None else stdin)
         for name, sink in (("stdout", stdout), ("stderr", stderr)):
             if sink is not None and not callable(sink):
-                self.given[name] = sink if isinstance(sink, int) else sink.fileno()
+                self._place(name, sink)
             elif capture or sink is not None:
                 ours, theirs = os.pipe2(os.O_CLOEXEC)
                 self._lend(name, theirs)
                 self.readers[ours] = bytearray() if sink is None else Lines(sink)
                 self.names[name] = ours
+
+    def _place(self, name: str, sink: Sink) -> None:
+        """Give a stream a file, or what a number stands for; those of subprocess."""
+        assert not callable(sink)
+        fd = sink if isinstance(sink, int) else sink.fileno()
+        if fd == PIPE:
+            ends = os.pipe2(os.O_CLOEXEC)
+            theirs, self.pipes[name] = ends if name == "stdin" else ends[::-1]
+            self._lend(name, theirs)
+        elif fd == DEVNULL:
+            self.given[name] = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
+            self._theirs.append(self.given[name])
+        elif fd == STDOUT and name == "stderr":
+            self.given[name] = self.given["stdout"]
+        elif fd >= 0:
+            self.given[name] = fd
+        else:
+            raise SpecError(name, fd, "not a file")
 
     def _lend(self, name: str, fd: int) -> None:
         self.given[name] = fd
@@ -97,9 +118,9 @@ class Streams:
         if self.writer >= 0:
             os.close(self.writer)
             self.writer = -1
-        for fd in self.names.values():
+        for fd in (*self.names.values(), *self.pipes.values()):
             os.close(fd)
-        self.names = {}
+        self.names, self.pipes = {}, {}
 
     def captured(self, name: str) -> bytes | None:
         """Return what was read of a stream, None when it was not captured."""

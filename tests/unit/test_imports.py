@@ -30,6 +30,8 @@ LAYERS = (
     "live watch contrast",
     "runtime",
     "api console entering monitor",
+    "process",
+    "aio",
     "jobs",
     "lifecycle",
     "doctor",
