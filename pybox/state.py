@@ -220,7 +220,7 @@ def _load(dirs: Dirs, identity: str, name: str) -> Entry | None:
     result = _object(read(f"{path}/result"))
     if result is not None:
         status = "exited"
-    elif _owner_lives(path):
+    elif owner_lives(path):
         status = "running" if pid else "created"
     else:
         status = "dead"
@@ -229,7 +229,8 @@ def _load(dirs: Dirs, identity: str, name: str) -> Entry | None:
     return Entry(identity, name, path, status, int(pid) if pid.isdigit() else None, journal or {}, result)
 
 
-def _owner_lives(path: str) -> bool:
+def owner_lives(path: str) -> bool:
+    """Return whether somebody holds the lock of a container's record."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except FileNotFoundError:
@@ -255,6 +256,24 @@ def find(dirs: Dirs, wanted: str) -> Entry:
     if len(found) > 1:
         raise StateError(f"{wanted} is ambiguous: " + ", ".join(entry.identity for entry in found), "give more of the id")
     return found[0]
+
+
+def hold(entry: Entry) -> int:
+    """Lock the record of a container that has ended: nobody removes it meanwhile. Close the fd to let go. Raises StateError."""
+    try:
+        fd = os.open(entry.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        raise StateError(f"no such container: {entry.identity}", "`pybox ps -a` lists them") from None
+    while os.path.exists(f"{entry.path}/result"):  # not for ever: who holds it may have started the container again
+        if _lock(fd):
+            if os.fstat(fd).st_nlink > 0 and os.path.exists(f"{entry.path}/result"):
+                return fd
+            break
+        import time
+
+        time.sleep(0.01)
+    os.close(fd)
+    raise StateError(f"container {entry.identity} was just removed or started", "`pybox ps -a` lists them")
 
 
 def layers_in_use(dirs: Dirs) -> frozenset[str]:

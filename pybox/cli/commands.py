@@ -22,6 +22,8 @@ COMMANDS = (
     Command("run", RUN, "run [OPTIONS] IMAGE [COMMAND [ARG...]]", "run a command in a new container", "run", "run"),
     Command("ps", LOOK, "ps [-a] [-q] [--format json|table]", "list containers", "containers", "ps"),
     Command("inspect", LOOK, "inspect CONTAINER...", "show all that is known of a container, as JSON", "containers", "inspect"),
+    Command("cp", LOOK, "cp [-aLq] CONTAINER:PATH FILE|-  or  FILE|- CONTAINER:PATH", "copy files out of a container or into it", "files", "cp"),
+    Command("diff", LOOK, "diff [--format json|text] CONTAINER", "list the files that a container changed", "files", "diff"),
     Command(
         "explain",
         LOOK,
@@ -42,6 +44,8 @@ COMMANDS = (
     Command("images", KEEP, "images [-q] [--format json|table]", "list images", "images", "images"),
     Command("image", KEEP, "image inspect|ls|rm|tag ...", "look at images", "images", "image"),
     Command("import", KEEP, "import NAME TAR|DIR", "make an image from a root file system", "images", "import_"),
+    Command("commit", KEEP, "commit [OPTIONS] CONTAINER NAME[:TAG]", "make an image of a container", "files", "commit"),
+    Command("export", KEEP, "export [-o FILE] CONTAINER", "write all files of a container as a tar", "files", "export"),
     Command("load", KEEP, "load [-i FILE|DIR]", "load images from a docker archive or OCI layout", "images", "load"),
     Command(
         "save", KEEP, "save [-o FILE] [--format docker-archive|oci] IMAGE...", "write images to an archive", "images", "save"

@@ -25,6 +25,7 @@ LAYERS = (
     "plan",
     "planner",
     "failures state supervise undo",
+    "files",
     "runtime",
     "api doctor",
     "cli",

@@ -1,0 +1,168 @@
+"""Reach: from a container's name to its files. Everything that this package needs from the record is asked for here.
+
+running    /proc/PID/root, opened once and then verified: the pid may have been another's by now. What is below it is looked up
+           by fd only, see place.py
+stopped    the stack of its layers, held open for as long as the lock on its record (views.py)
+"""
+
+from __future__ import annotations
+
+import os
+from stat import S_ISDIR
+
+from pybox import host, state
+from pybox.dirs import Dirs
+from pybox.errors import StateError
+from pybox.files import views
+from pybox.host import read
+from pybox.image.model import Image
+from pybox.kernel.inputs import Inputs, TopEntry
+from pybox.kernel.namespaces import FIRST_ID
+from pybox.record import Record
+from pybox.seen import Seen
+from pybox.spec import Spec
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from types import TracebackType
+
+_KERNELS = frozenset(("proc", "sysfs", "cgroup", "cgroup2", "devpts", "mqueue"))
+
+
+class Mounts(Record):
+    """Device numbers of what is mounted in a running container, beside its root."""
+
+    kernels: frozenset[int] = frozenset()  # the kernel's own file systems, and /dev
+    others: frozenset[int] = frozenset()  # these and all volumes
+
+
+class Reach:
+    """A container whose files are within reach, until ``close``. ``upper`` is "" when its writable layer is in memory."""
+
+    def __init__(self, given: Inputs, entry: state.Entry) -> None:
+        self.given = given
+        self.identity = entry.identity
+        self.image_id = str(entry.journal.get("image_id", ""))
+        upper = f"{given.dirs.uppers}/{entry.identity}/u"
+        self.upper = upper if os.path.isdir(upper) else ""
+        self.groups = tuple(str(leaf[1]) for leaf in _leaves(entry) if leaf[0] == "group")
+        self.running = entry.status == "running"
+        self.mounts = Mounts()
+        self.root = self.userns = -1
+        self._lock = -1
+        self._held: views.Held | None = None
+
+    def __enter__(self) -> Reach:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of everything."""
+        if self._held is not None:
+            self._held.close()
+        else:
+            for fd in (self.root, self.userns):
+                if fd >= 0:
+                    os.close(fd)
+        if self._lock >= 0:
+            os.close(self._lock)
+        self.root = self.userns = self._lock = -1
+        self._held = None
+
+    def open_running(self, entry: state.Entry) -> None:
+        """Take hold of the root of a running container. Raises StateError when it has ended meanwhile."""
+        gone = StateError(f"container {self.identity} has just ended", "try again")
+        assert entry.pid is not None
+        try:
+            pidfd = os.pidfd_open(entry.pid)
+        except OSError:
+            raise gone from None
+        try:
+            # with the owner's lock held the owner lives, and so has its pid: a child of that pid is a child of the owner
+            fields = read(f"/proc/{entry.pid}/stat").rpartition(")")[2].split()
+            if fields[1:2] != [str(entry.journal.get("owner"))] or not state.owner_lives(entry.path):
+                raise gone
+            self.root = os.open(f"/proc/{entry.pid}/root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+            if os.readlink(f"/proc/{entry.pid}/ns/user") != os.readlink("/proc/self/ns/user"):
+                self.userns = os.open(f"/proc/{entry.pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
+            self.mounts = _mounts(Seen(entry.pid))
+            from signal import pidfd_send_signal
+
+            pidfd_send_signal(pidfd, 0)  # it is the same process still: what was opened by its number is its own
+        except ProcessLookupError:
+            raise gone from None
+        except OSError as error:
+            raise StateError(f"the files of container {self.identity} can't be opened: {error.strerror}") from None
+        finally:
+            os.close(pidfd)
+
+    def open_stopped(self, entry: state.Entry) -> None:
+        """Take hold of the root of a container that does not run. Raises StateError when somebody is about to remove it."""
+        self._lock = state.hold(entry)
+        self._held = views.container(self.given, self.identity)
+        self.root, self.userns = self._held.root, self._held.userns
+
+
+def reached(where: Dirs, wanted: str) -> Reach:
+    """Find a container and take hold of its files; ``close`` the answer. Raises StateError, StepFailed."""
+    entry = state.find(where, wanted)
+    reach = Reach(_given(where, entry), entry)
+    try:
+        if reach.running:
+            reach.open_running(entry)
+        elif entry.status == "exited" and reach.upper:
+            reach.open_stopped(entry)
+        else:
+            raise StateError(f"container {reach.identity} is {entry.status}: its files are not there")
+    except BaseException:
+        reach.close()
+        raise
+    return reach
+
+
+def _given(where: Dirs, entry: state.Entry) -> Inputs:
+    """Return what the plan of a view is made from."""
+    facts = host.probe()
+    layers = entry.journal.get("layers")
+    found = tuple(str(layer) for layer in layers) if isinstance(layers, list) else ()
+    name, number = str(entry.journal.get("image", "")), str(entry.journal.get("image_id", ""))
+    try:
+        mapped = facts.root and os.stat(f"{where.uppers}/{entry.identity}/u").st_uid == FIRST_ID
+    except OSError:
+        mapped = facts.root and entry.pid is not None and read(f"/proc/{entry.pid}/uid_map").split()[1:2] == [str(FIRST_ID)]
+    return Inputs(
+        spec=Spec(image=name or "none", uts="host", userns=mapped),
+        facts=facts,
+        image=Image(name, number, found),
+        dirs=where,
+        keep_upper=True,
+        top=tuple(TopEntry(*top) for top in host.top_entries()) if number == "host" and not facts.root else (),
+    )
+
+
+def _leaves(entry: state.Entry) -> list[list[object]]:
+    leaves = entry.journal.get("leaves")
+    return [list(leaf) for leaf in leaves if isinstance(leaf, list) and len(leaf) == 2] if isinstance(leaves, list) else []
+
+
+def _mounts(seen: Seen) -> Mounts:
+    kernels, others, root = set(), set(), 0
+    for line in seen.file("mountinfo").splitlines():
+        left, _, right = line.partition(" - ")
+        fields = left.split(" ")
+        major, _, minor = fields[2].partition(":")
+        device = os.makedev(int(major), int(minor))
+        if fields[4] == "/":
+            root = device
+        else:
+            others.add(device)
+        if right.split(" ")[0] in _KERNELS or fields[4] == "/dev":
+            kernels.add(device)
+    return Mounts(frozenset(kernels - {root}), frozenset(others - {root}))
+
+
+def is_directory(fd: int) -> bool:
+    """Return whether an fd, which may be O_PATH, is a directory's."""
+    return S_ISDIR(os.fstat(fd).st_mode)
