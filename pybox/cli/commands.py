@@ -22,7 +22,14 @@ COMMANDS = (
     Command("run", RUN, "run [OPTIONS] IMAGE [COMMAND [ARG...]]", "run a command in a new container", "run", "run"),
     Command("ps", LOOK, "ps [-a] [-q] [--format json|table]", "list containers", "containers", "ps"),
     Command("inspect", LOOK, "inspect CONTAINER...", "show all that is known of a container, as JSON", "containers", "inspect"),
-    Command("cp", LOOK, "cp [-aLq] CONTAINER:PATH FILE|-  or  FILE|- CONTAINER:PATH", "copy files out of a container or into it", "files", "cp"),
+    Command(
+        "cp",
+        LOOK,
+        "cp [-aLq] CONTAINER:PATH FILE|-  or  FILE|- CONTAINER:PATH",
+        "copy files out of a container or into it",
+        "files",
+        "cp",
+    ),
     Command("diff", LOOK, "diff [--format json|text] CONTAINER", "list the files that a container changed", "files", "diff"),
     Command(
         "explain",

@@ -28,7 +28,9 @@ _EXPORT = (Option(("-o", "--output"), "", "write to a file, not to standard outp
 _COMMIT = (
     Option(("-m", "--message"), "", "say why, in the image's history", "TEXT"),
     Option(("-a", "--author"), "", "who made it", "TEXT"),
-    Option(("-c", "--change"), "", "CMD, ENTRYPOINT, ENV, USER, WORKDIR, LABEL or EXPOSE, as in a Dockerfile", "INSTRUCTION", True),
+    Option(
+        ("-c", "--change"), "", "CMD, ENTRYPOINT, ENV, USER, WORKDIR, LABEL or EXPOSE, as in a Dockerfile", "INSTRUCTION", True
+    ),
     Option(("-p", "--pause"), "", "freeze a running container meanwhile (the default; --pause=false)"),
 )
 OPTIONS = {"cp": _CP, "diff": _DIFF, "export": _EXPORT, "commit": _COMMIT}
@@ -44,7 +46,8 @@ def _parsed(command: str, words: Sequence[str]) -> Parsed:
             rest[-1:] = more.rest[1:]
             break
         more = parse(OPTIONS[command], more.rest[1:])
-        parsed.values.update(more.values)
+        for key, values in more.values.items():
+            parsed.values[key] = [*parsed.values.get(key, []), *values] if key == "change" else values
     parsed.rest = rest
     return parsed
 
@@ -88,10 +91,7 @@ def export(where: Dirs, words: list[str]) -> int:
     if output in (None, "-") and os.isatty(1):
         raise SpecError("export", "-", "standard output is a terminal, not a place for a tar", "pybox export -o FILE CONTAINER")
     with reach.reached(where, parsed.rest[0]) as found:
-        if output is None or output == "-":
-            notes = copying.export(found, 1)
-        else:
-            notes = copying.export_to(found, output)
+        notes = copying.export(found, 1) if output in (None, "-") else copying.export_to(found, str(output))
     _tell(notes)
     return 0
 

@@ -87,7 +87,7 @@ def copy_in(reach: Reach, path: str, to: str, wish: Wish) -> list[str]:
     thing = Place().source(path, wish.follow)  # before anything is begun: most mistakes are here
     try:
         with Worker(reach, receive, sends=False, notes=notes) as fd:
-            write(fd, Taker(notes).tar(thing, b"."))
+            write(fd, Taker(notes, strict=True).tar(thing, b"."))
     finally:
         os.close(thing)
     return notes.all()

@@ -118,7 +118,9 @@ class Putter:
         uid, gid = (entry.uid, entry.gid) if self._keep else self._owner or (-1, -1)
         kept = []
         for name, value in tapes.xattrs(entry):
-            if (name.startswith("user.") and not name.startswith("user.overlay.")) or (name == "security.capability" and self._keep):
+            if (name.startswith("user.") and not name.startswith("user.overlay.")) or (
+                name == "security.capability" and self._keep
+            ):
                 kept.append((name, value))
         mode = entry.mode & (0o7777 if self._keep else 0o1777)
         return _Attributes(mode, uid, gid, tapes.mtime_ns(entry), tuple(kept))
@@ -264,7 +266,9 @@ class Putter:
             if error.errno != errno.EINVAL:
                 raise
             owner = f"{attributes.uid}:{attributes.gid}"
-            raise PyboxError(f"{shown(name)}: there is no owner {owner} in the container's user namespace", "leave out -a") from None
+            raise PyboxError(
+                f"{shown(name)}: there is no owner {owner} in the container's user namespace", "leave out -a"
+            ) from None
 
     def _finish(self) -> None:
         """Set the attributes of the directories made, the deepest first."""

@@ -46,6 +46,8 @@ class Reach:
         upper = f"{given.dirs.uppers}/{entry.identity}/u"
         self.upper = upper if os.path.isdir(upper) else ""
         self.groups = tuple(str(leaf[1]) for leaf in _leaves(entry) if leaf[0] == "group")
+        args = entry.journal.get("args")
+        self.command = " ".join(map(str, args)) if isinstance(args, list) else ""
         self.running = entry.status == "running"
         self.mounts = Mounts()
         self.root = self.userns = -1

@@ -34,11 +34,14 @@ class Taker:
     """Writes one tar.
 
     ``bare`` are device numbers of file systems of which only the mount points are shown, ``closed`` names in the archive of
-    directories that are shown empty.
+    directories that are shown empty. ``strict`` makes an error of what may not be read; in a container it belongs to ids that its
+    root has no power over, and is noted.
     """
 
-    def __init__(self, notes: Notes, bare: frozenset[int] = frozenset(), closed: frozenset[bytes] = frozenset()) -> None:
-        self._notes, self._bare, self._closed = notes, bare, closed
+    def __init__(
+        self, notes: Notes, bare: frozenset[int] = frozenset(), closed: frozenset[bytes] = frozenset(), *, strict: bool = False
+    ) -> None:
+        self._notes, self._bare, self._closed, self._strict = notes, bare, closed, strict
         self._seen: dict[tuple[int, int], bytes] = {}  # files with several names: the first one taken
 
     def tar(self, thing: int, name: bytes) -> Iterator[bytes]:
@@ -88,9 +91,12 @@ class Taker:
         return iter(sorted(os.fsencode(name) for name in os.listdir(folder)))
 
     def _lost(self, name: bytes, error: OSError) -> None:
-        if error.errno not in _GONE:
+        if error.errno in _GONE:
+            self._notes.add(f"{shown(name)}: it was gone before it could be read")
+        elif error.errno == errno.EACCES and not self._strict:
+            self._notes.add(f"{shown(name)}: skipped, {error.strerror}")
+        else:
             raise PyboxError(f"{shown(name)}: {error.strerror or error}") from None
-        self._notes.add(f"{shown(name)}: it was gone before it could be read")
 
     def named(self, folder: int, name: bytes, full: bytes) -> Iterator[bytes]:
         """Yield the entry of a name in an open directory, which is no directory itself. Raises OSError."""
@@ -167,18 +173,25 @@ def _described(name: bytes, status: os.stat_result, kind: bytes) -> tarfile.TarI
     entry = described(_text(name), kind, stat.S_IMODE(status.st_mode), 0)
     entry.uid, entry.gid = status.st_uid, status.st_gid
     entry.mtime, part = divmod(status.st_mtime_ns, 10**9)
-    entry.pax_headers = {}
     if part:  # tarfile would make a float of it, which has too few digits
-        text = f"{entry.mtime}.{part:09}" if entry.mtime >= 0 else f"-{-status.st_mtime_ns // 10**9}.{-status.st_mtime_ns % 10**9:09}"
-        entry.pax_headers["mtime"] = text
+        text = (
+            f"{entry.mtime}.{part:09}"
+            if entry.mtime >= 0
+            else f"-{-status.st_mtime_ns // 10**9}.{-status.st_mtime_ns % 10**9:09}"
+        )
+        _note(entry, "mtime", text)
     return entry
+
+
+def _note(entry: tarfile.TarInfo, key: str, value: str) -> None:
+    entry.pax_headers = {**entry.pax_headers, key: value}
 
 
 def _add_attributes(entry: tarfile.TarInfo, fd: int) -> None:
     for name in sorted(os.listxattr(fd)):
         if name == "security.capability" or (name.startswith("user.") and not name.startswith("user.overlay.")):
             try:
-                entry.pax_headers[f"SCHILY.xattr.{name}"] = _text(os.getxattr(fd, name))
+                _note(entry, f"SCHILY.xattr.{name}", _text(os.getxattr(fd, name)))
             except OSError as error:
                 if error.errno != errno.ENODATA:  # taken away in between
                     raise
@@ -207,8 +220,8 @@ def _pieces(fd: int, size: int) -> list[tuple[int, int]]:
 def _make_sparse(entry: tarfile.TarInfo, pieces: list[tuple[int, int]], size: int) -> bytes:
     """Make it an entry of GNU sparse format 1.0; return the map, which stands before the data."""
     folder, _, name = entry.name.rpartition("/")
-    entry.pax_headers |= {"GNU.sparse.major": "1", "GNU.sparse.minor": "0", "GNU.sparse.name": entry.name}
-    entry.pax_headers["GNU.sparse.realsize"] = str(size)
+    for key, value in (("major", "1"), ("minor", "0"), ("name", entry.name), ("realsize", str(size))):
+        _note(entry, f"GNU.sparse.{key}", value)
     entry.name = f"{folder or '.'}/GNUSparseFile.0/{name}"
     listed = list(pieces)
     if not listed or sum(listed[-1]) < size:  # a hole at the end is said by an empty piece there

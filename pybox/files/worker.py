@@ -86,7 +86,7 @@ class Worker:
                 pass
             except (OSError, EOFError) as error:
                 answer = {"error": f"in the container: {getattr(error, 'strerror', None) or error}"}
-            answer["notes"] = notes.all()
+            answer["notes"] = tuple(notes.all())
             os.write(words, fastjson.dumps(answer).encode())
             status = 0
         except KeyboardInterrupt:

@@ -51,9 +51,9 @@ class Cursor:
             if self._fds:
                 os.close(self._fds.pop())
         if self._names and not self._fds:
-            wanted, self._names = self._names, []
-            for name in wanted:
-                self.enter(name)
+            again, self._names = self._names, []
+            for above in again:
+                self.enter(above)
         return self.here if common == len(names) else None
 
     @property
