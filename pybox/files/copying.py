@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import zlib
 
 from pybox.errors import PyboxError
 from pybox.files.place import Place
@@ -81,6 +82,8 @@ def copy_in(reach: Reach, path: str, to: str, wish: Wish) -> list[str]:
             plain = decompressed(Metered(file))
             try:
                 write(fd, chunks_of(plain))
+            except (EOFError, zlib.error) as error:
+                raise PyboxError(f"standard input is damaged: {error}") from None
             finally:
                 close(plain)
         return notes.all()

@@ -74,6 +74,8 @@ class Putter:
                 self._entry(entry)
             except OSError as error:
                 raise self._refusal(entry, _reason(error)) from None
+            except EOFError as error:
+                raise self._refusal(entry, f"damaged: {error}") from None
             except (OverflowError, ValueError):
                 raise self._refusal(entry, "its time, owner or size is out of range") from None
         self._finish()
