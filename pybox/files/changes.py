@@ -54,9 +54,13 @@ def changed(reach: Reach) -> list[Change]:
 
 
 def _in_its_eyes(reach: Reach, image: int) -> list[Change]:
-    """Compare in a worker: a plain user may not look into every directory that a container with several ids made."""
+    """Compare in a worker: a plain user may not look into every directory that a container with several ids made.
+
+    Root may, and must do it as itself: in a user namespace nobody sees the notes of an overlay that root has mounted.
+    """
     from pybox.files.worker import Notes, Reader, Worker, chunks_of, write
 
+    userns = -1 if reach.given.facts.root else reach.userns
     # by its path only as the caller: to the container's root the store is closed
     upper = os.open(reach.upper, DIRECTORY) if reach.upper else -1
 
@@ -65,7 +69,7 @@ def _in_its_eyes(reach: Reach, image: int) -> list[Change]:
         write(fd, (row.kind.encode() + row.path + b"\0" for row in rows))
 
     try:
-        with Worker(reach, send, sends=True, notes=Notes()) as fd:
+        with Worker(userns, send, sends=True, notes=Notes()) as fd:
             found = b"".join(chunks_of(Reader(fd))).split(b"\0")[:-1]
     finally:
         if upper >= 0:

@@ -129,7 +129,7 @@ def commit(reach: Reach, wish: Wish) -> tuple[str, list[str]]:
                 def send(fd: int, inner: Notes) -> None:
                     write(fd, layer_tar(reach.root, rows, inner))
 
-                with Worker(reach, send, sends=True, notes=notes) as fd:
+                with Worker(reach.userns, send, sends=True, notes=notes) as fd:
                     made = layer.unpack(Reader(fd), f"{work}/layer")
             settings = _settings(reach, store.config_blob(dirs, image.id), made.diff_id, wish)
             key = store.layer_key(made.diff_id)

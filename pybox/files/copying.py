@@ -54,7 +54,7 @@ def copy_out(reach: Reach, path: str, to: str, wish: Wish) -> list[str]:
             raise PyboxError(f"{tapes.shown(path)}: belongs to the kernel's own file systems")
         write(fd, Taker(inner, reach.mounts.kernels).tar(thing, name))
 
-    with Worker(reach, send, sends=True, notes=notes) as fd:
+    with Worker(reach.userns, send, sends=True, notes=notes) as fd:
         if to == "-":
             pour(fd, 1)
         else:
@@ -78,7 +78,7 @@ def copy_in(reach: Reach, path: str, to: str, wish: Wish) -> list[str]:
         _run(Putter(tape, folder, [], inner, keep=wish.archive, owner=(0, 0)), tapes.entries(tape), source)
 
     if path == "-":
-        with open_file("-") as file, Worker(reach, receive, sends=False, notes=notes) as fd:
+        with open_file("-") as file, Worker(reach.userns, receive, sends=False, notes=notes) as fd:
             plain = decompressed(Metered(file))
             try:
                 write(fd, chunks_of(plain))
@@ -89,7 +89,7 @@ def copy_in(reach: Reach, path: str, to: str, wish: Wish) -> list[str]:
         return notes.all()
     thing = Place().source(path, wish.follow)  # before anything is begun: most mistakes are here
     try:
-        with Worker(reach, receive, sends=False, notes=notes) as fd:
+        with Worker(reach.userns, receive, sends=False, notes=notes) as fd:
             write(fd, Taker(notes, strict=True).tar(thing, b"."))
     finally:
         os.close(thing)
@@ -127,7 +127,7 @@ def export(reach: Reach, fd: int) -> list[str]:
         closed = frozenset((b"./proc", b"./sys", b"./dev"))
         write(out, Taker(inner, reach.mounts.others, closed).tar(reach.root, b"."))
 
-    with Worker(reach, send, sends=True, notes=notes) as source:
+    with Worker(reach.userns, send, sends=True, notes=notes) as source:
         pour(source, fd)
     return notes.all()
 

@@ -11,7 +11,6 @@ import os
 
 from pybox import fastjson, native
 from pybox.errors import PyboxError
-from pybox.files.reach import Reach
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -44,13 +43,14 @@ class Notes:
 
 
 class Worker:
-    """``with Worker(reach, job, sends=True) as fd``: ``job(fd)`` runs in the worker and writes what is read here, or vice versa.
+    """``with Worker(userns, job, sends=True) as fd``: ``job(fd)`` runs in the worker and writes what is read here, or vice versa.
 
-    Its failure is raised at the end of the block, before one of the block's own: that is then only its echo.
+    Its failure is raised at the end of the block, before one of the block's own, which is then only its echo: unless it is the
+    block that feeds the worker. ``userns`` is the user namespace it enters, -1 for none.
     """
 
-    def __init__(self, reach: Reach, job: Callable[[int, Notes], None], *, sends: bool, notes: Notes) -> None:
-        self._reach, self._job, self._sends, self._notes = reach, job, sends, notes
+    def __init__(self, userns: int, job: Callable[[int, Notes], None], *, sends: bool, notes: Notes) -> None:
+        self._userns, self._job, self._sends, self._notes = userns, job, sends, notes
 
     def __enter__(self) -> int:
         reader, writer = os.pipe2(os.O_CLOEXEC)
@@ -96,9 +96,9 @@ class Worker:
 
     def _become_root(self) -> None:
         os.umask(0)
-        if self._reach.userns < 0:
+        if self._userns < 0:
             return
-        native.enter_user_namespace(self._reach.userns)
+        native.enter_user_namespace(self._userns)
         try:
             os.setgroups([])
         except PermissionError:  # a namespace of one id: there is none to be had (user_namespaces(7))
@@ -120,7 +120,7 @@ class Worker:
             notes = answer.get("notes")
             for line in notes if isinstance(notes, list) else ():
                 self._notes.add(str(line))
-            if "error" in answer:
+            if "error" in answer and (self._sends or error is None or isinstance(error, BrokenPipeError)):
                 raise PyboxError(str(answer["error"]), str(answer["hint"]) if answer.get("hint") else None) from None
         if status and (error is None or isinstance(error, (PyboxError, EOFError))):
             raise PyboxError("the process that did the work in the container was killed") from None

@@ -148,16 +148,11 @@ def test_a_tree_of_3000_levels_goes_through_few_fds(tmp_path: Path) -> None:
     try:
         resource.setrlimit(resource.RLIMIT_NOFILE, (700, limits[1]))
         put(Chunks(take(tmp_path / "d")), tmp_path / "copy")
+        find = ["find", tmp_path / "copy", "-name", "f", "-printf", "%d"]
+        assert subprocess.run(find, capture_output=True, check=True).stdout == b"3000"
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, limits)
-    count, here = 0, os.open(tmp_path / "copy", os.O_RDONLY)
-    while (found := os.listdir(here)) == ["d"]:
-        below = os.open("d", os.O_RDONLY, dir_fd=here)
-        os.close(here)
-        here, count = below, count + 1
-    os.close(here)
-    assert (found, count) == (["f"], 2999)
-    subprocess.run(["rm", "-rf", tmp_path / "d", tmp_path / "copy"], check=True)  # pytest's own removal is recursive
+        subprocess.run(["rm", "-rf", tmp_path / "d", tmp_path / "copy"], check=True)  # pytest's own removal is recursive
 
 
 def test_a_large_file_takes_no_memory(tmp_path: Path) -> None:
