@@ -14,7 +14,7 @@ import stat
 
 from pybox.errors import PyboxError
 from pybox.files import views
-from pybox.files.reach import Reach
+from pybox.files.reach import Mounts, Reach
 from pybox.image.tree import DIRECTORY, Cursor
 from pybox.record import Record
 
@@ -65,7 +65,7 @@ def _in_its_eyes(reach: Reach, image: int) -> list[Change]:
     upper = os.open(reach.upper, DIRECTORY) if reach.upper else -1
 
     def send(fd: int, notes: Notes) -> None:
-        rows = compare(reach.root, image, upper, reach.mounts.others)
+        rows = compare(reach.root, image, upper, reach.mounts)
         write(fd, (row.kind.encode() + row.path + b"\0" for row in rows))
 
     try:
@@ -78,7 +78,7 @@ def _in_its_eyes(reach: Reach, image: int) -> list[Change]:
     return [Change(kinds[row[:1]], row[1:]) for row in found]
 
 
-def compare(now: int, before: int, upper: int, mounts: frozenset[int]) -> Iterator[Change]:
+def compare(now: int, before: int, upper: int, mounts: Mounts) -> Iterator[Change]:
     """Yield the differences of two trees, given by O_PATH fds. ``upper`` is -1 when everything is to be compared."""
     roots = [_readable(now), _readable(before), _readable(upper) if upper >= 0 else -1]
     comparison = _Comparison([Cursor(root) for root in roots], upper >= 0, mounts)
@@ -105,7 +105,7 @@ class _Level:
 
 
 class _Comparison:
-    def __init__(self, cursors: list[Cursor], guided: bool, mounts: frozenset[int]) -> None:
+    def __init__(self, cursors: list[Cursor], guided: bool, mounts: Mounts) -> None:
         self._now, self._before, self._upper = cursors
         self._guided, self._mounts = guided, mounts
 
@@ -131,9 +131,9 @@ class _Comparison:
             here, full = [*path, name], b"/" + b"/".join((*path, name))
             now = _status(self._now, path, name) if level.there[0] else None
             before = _status(self._before, path, name) if level.there[1] else None
-            if (now is not None and now.st_dev in self._mounts) or (
-                full in _OURS and _is_empty(self._now, path, name, now, before)
-            ):
+            if full in self._mounts.paths or (now is not None and now.st_dev in self._mounts.others):
+                continue
+            if full in _OURS and now is not None and self._is_ours(here, now, before):
                 continue
             if now is None:
                 if before is not None:
@@ -150,6 +150,12 @@ class _Comparison:
             elif before is None or stat.S_ISDIR(before.st_mode) or level.guided or _touched(now, before):
                 level.changed = True
                 yield Change("A" if before is None else "C", full)
+
+    def _is_ours(self, path: list[bytes], now: os.stat_result, before: os.stat_result | None) -> bool:
+        """Return whether it is an empty place that the image lacks, or one of the three files that a run in memory writes."""
+        if stat.S_ISREG(now.st_mode):
+            return not self._guided or (before is None and now.st_size == 0)
+        return before is None and stat.S_ISDIR(now.st_mode) and not os.listdir(_enter(self._now, path))
 
     def _level(self, path: list[bytes], there: tuple[bool, bool], guided: bool, changed: bool) -> _Level:
         if guided:
@@ -194,17 +200,6 @@ def _status(cursor: Cursor, folder: list[bytes], name: bytes) -> os.stat_result 
 def _hides(upper: int) -> bool:
     names = os.listxattr(upper)
     return any(note in names for note in _NOTES)
-
-
-def _is_empty(
-    cursor: Cursor, folder: list[bytes], name: bytes, now: os.stat_result | None, before: os.stat_result | None
-) -> bool:
-    """Return whether it is an empty place that the image lacks, or one of the three files that a run in memory writes."""
-    if now is None:
-        return False
-    if folder == [b"etc"]:
-        return stat.S_ISREG(now.st_mode)
-    return before is None and stat.S_ISDIR(now.st_mode) and not os.listdir(_enter(cursor, [*folder, name]))
 
 
 def _differ(now: os.stat_result, before: os.stat_result, path: bytes) -> bool:

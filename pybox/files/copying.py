@@ -35,7 +35,8 @@ class Wish(Record):
 
 def base_of(path: str) -> bytes:
     """Return the name under which a source is copied into a directory; b"" for a root."""
-    return os.fsencode(os.path.basename(os.path.normpath(path))) if path.strip("/.") else b""
+    name = os.path.basename(os.path.normpath(path))
+    return b"" if name in (".", "..") else os.fsencode(name)
 
 
 def _contents(path: str) -> bool:
@@ -124,7 +125,7 @@ def export(reach: Reach, fd: int) -> list[str]:
     notes = Notes()
 
     def send(out: int, inner: Notes) -> None:
-        closed = frozenset((b"./proc", b"./sys", b"./dev"))
+        closed = frozenset((b"./proc", b"./sys", b"./dev", *(b"." + path for path in reach.mounts.paths)))
         write(out, Taker(inner, reach.mounts.others, closed).tar(reach.root, b"."))
 
     with Worker(reach.userns, send, sends=True, notes=notes) as source:

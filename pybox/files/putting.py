@@ -216,7 +216,13 @@ class Putter:
 
     def _fifo(self, entry: tarfile.TarInfo, folder: int, name: bytes) -> None:
         attributes = self._attributes(entry)
-        os.mkfifo(name, attributes.mode & 0o777, dir_fd=folder)
+        os.mkfifo(name, 0o600, dir_fd=folder)
+        fd = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
+        try:
+            if stat.S_ISFIFO(os.fstat(fd).st_mode):  # still the one just made
+                os.chmod(f"/proc/self/fd/{fd}", attributes.mode)
+        finally:
+            os.close(fd)
         self._set_at(folder, name, attributes, entry.name)
 
     def _hardlink(self, entry: tarfile.TarInfo, target: list[bytes], folder: int, name: bytes) -> None:

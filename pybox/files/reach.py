@@ -19,7 +19,7 @@ from pybox.image.model import Image
 from pybox.kernel.inputs import Inputs, TopEntry
 from pybox.kernel.namespaces import FIRST_ID
 from pybox.record import Record
-from pybox.seen import Seen
+from pybox.seen import Seen, unescaped
 from pybox.spec import Spec
 
 TYPE_CHECKING = False
@@ -30,10 +30,14 @@ _KERNELS = frozenset(("proc", "sysfs", "cgroup", "cgroup2", "devpts", "mqueue"))
 
 
 class Mounts(Record):
-    """Device numbers of what is mounted in a running container, beside its root."""
+    """What is mounted in a running container, beside its root: device numbers and paths.
+
+    Neither says it all: on btrfs files have other device numbers than their mount, and a directory above a mount may be renamed.
+    """
 
     kernels: frozenset[int] = frozenset()  # the kernel's own file systems, and /dev
     others: frozenset[int] = frozenset()  # these and all volumes
+    paths: frozenset[bytes] = frozenset()
 
 
 class Reach:
@@ -150,7 +154,7 @@ def _leaves(entry: state.Entry) -> list[list[object]]:
 
 
 def _mounts(seen: Seen) -> Mounts:
-    kernels, others, root = set(), set(), 0
+    kernels, others, paths, root = set(), set(), set(), 0
     for line in seen.file("mountinfo").splitlines():
         left, _, right = line.partition(" - ")
         fields = left.split(" ")
@@ -160,9 +164,10 @@ def _mounts(seen: Seen) -> Mounts:
             root = device
         else:
             others.add(device)
+            paths.add(os.fsencode(unescaped(fields[4])))
         if right.split(" ")[0] in _KERNELS or fields[4] == "/dev":
             kernels.add(device)
-    return Mounts(frozenset(kernels - {root}), frozenset(others - {root}))
+    return Mounts(frozenset(kernels - {root}), frozenset(others - {root}), frozenset(paths))
 
 
 def is_directory(fd: int) -> bool:

@@ -33,8 +33,8 @@ _ZEROS = b"\0" * CHUNK
 class Taker:
     """Writes one tar.
 
-    ``bare`` are device numbers of file systems of which only the mount points are shown, ``closed`` names in the archive of
-    directories that are shown empty. ``strict`` makes an error of what may not be read; in a container it belongs to ids that its
+    ``bare`` are device numbers of file systems of which only the mount points are shown, ``closed`` names in the archive of what
+    is shown empty. ``strict`` makes an error of what may not be read; in a container it belongs to ids that its
     root has no power over, and is noted.
     """
 
@@ -125,7 +125,7 @@ class Taker:
             entry.linkname = _text(first)
             yield encoded(entry)
         elif kind == stat.S_IFREG:
-            if status.st_dev in self._bare:
+            if status.st_dev in self._bare or full in self._closed:
                 yield encoded(_described(full, status, tarfile.REGTYPE))
                 return
             fd = os.open(f"/proc/self/fd/{thing}", os.O_RDONLY | os.O_CLOEXEC)

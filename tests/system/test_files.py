@@ -468,6 +468,17 @@ def test_diff_of_a_container_that_changed_nothing_is_empty(kind: str) -> None:
         assert good("diff", container) == b""
 
 
+def test_what_is_copied_over_the_files_that_pybox_mounts_is_told_and_committed(tmp_path: Path) -> None:
+    (tmp_path / "hosts").write_text("127.0.0.1 mine\n")
+    with ended() as container:
+        good("cp", str(tmp_path / "hosts"), f"{container}:/etc/")
+        assert good("diff", container) == b"C /etc\nC /etc/hosts\n"
+        good("commit", container, "hosts")
+    layer = json.loads(cli("image", "inspect", "hosts").stdout)[0]["Layers"][0]
+    assert Path(layer, "etc/hosts").read_text() == "127.0.0.1 mine\n"
+    good("rmi", "hosts")
+
+
 def test_diff_of_the_machines_own_root_is_told_from_the_disk_and_refused_in_memory() -> None:
     with ended(image="host", script="echo x >/pybox-new") as container:
         assert good("diff", container) == b"A /pybox-new\n"

@@ -15,6 +15,7 @@ from pybox.files.changes import compare
 from pybox.files.commit import amended
 from pybox.files.copying import base_of
 from pybox.files.place import Place
+from pybox.files.reach import Mounts
 
 # --- docker's rules of the destination -----------------------------------------------------------------------------------------
 
@@ -110,7 +111,9 @@ def test_an_argument_of_cp_is_split_as_docker_does(word: str, parts: tuple[str, 
     assert _split(word) == parts
 
 
-@pytest.mark.parametrize(("path", "base"), [("/", b""), ("/a/b/", b"b"), ("a/.", b"a"), ("/..", b""), ("x/../y", b"y")])
+@pytest.mark.parametrize(
+    ("path", "base"), [("/", b""), ("/a/b/", b"b"), ("a/.", b"a"), ("/..", b""), ("x/../y", b"y"), ("/...", b"...")]
+)
 def test_a_copy_into_a_directory_has_the_sources_name(path: str, base: bytes) -> None:
     assert base_of(path) == base
 
@@ -126,7 +129,7 @@ def test_options_may_stand_between_the_words() -> None:
 def differences(now: Path, before: Path) -> list[str]:
     fds = [os.open(path, os.O_PATH) for path in (now, before)]
     try:
-        return sorted(f"{row.kind} {os.fsdecode(row.path)}" for row in compare(*fds, -1, frozenset()))
+        return sorted(f"{row.kind} {os.fsdecode(row.path)}" for row in compare(*fds, -1, Mounts()))
     finally:
         for fd in fds:
             os.close(fd)
