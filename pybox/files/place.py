@@ -16,6 +16,7 @@ from pybox.image.tape import shown
 from pybox.record import Record
 
 _LINKS = 40  # as the kernel's own MAXSYMLINKS
+_TRIES = 1000
 _FOLDER = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
 
 
@@ -28,7 +29,13 @@ class Place(Record):
         """Return an fd of a path. Raises OSError."""
         if self.root < 0:
             return os.open(path or ".", flags | os.O_CLOEXEC)
-        return native.open_in_root(self.root, path.lstrip("/") or ".", flags)
+        for attempt in range(1, _TRIES + 1):
+            try:
+                return native.open_in_root(self.root, path.lstrip("/") or ".", flags)
+            except BlockingIOError:  # EAGAIN: a rename somewhere, so the kernel can't vouch for a ".."; openat2(2) says try again
+                if attempt == _TRIES:
+                    raise
+        raise AssertionError
 
     def source(self, path: str, follow: bool) -> int:
         """Return an O_PATH fd of what is to be copied: of a link itself unless ``follow``. Raises PyboxError."""

@@ -181,10 +181,9 @@ class Putter:
                 make(folder, made)
                 if made != name:
                     os.rename(made, name, src_dir_fd=folder, dst_dir_fd=folder)
-            except FileExistsError:
-                raise  # not ours
-            except BaseException:
-                _remove(folder, made)
+            except BaseException as error:
+                if made != name or not isinstance(error, FileExistsError):  # else it is not ours
+                    _remove(folder, made)
                 raise
             if made != name:  # two names of one file: rename(2) then does nothing
                 _remove(folder, made)

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pybox import native
 from pybox.cli.files import _parsed, _split
 from pybox.errors import PyboxError, SpecError
 from pybox.files.changes import compare
@@ -94,6 +95,22 @@ def test_a_path_of_a_container_never_leaves_its_root(tmp_path: Path) -> None:
                 place.source(path, True)
     finally:
         os.close(root)
+
+
+def test_a_lookup_that_the_kernel_could_not_vouch_for_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = [BlockingIOError(11, "Resource temporarily unavailable")] * 3
+    real = native.open_in_root
+
+    def racing(*words: object) -> int:
+        if answers:
+            raise answers.pop()
+        return real(*words)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(native, "open_in_root", racing)
+    root = os.open(tmp_path, os.O_PATH)
+    os.close(Place(root).open("/../.", os.O_PATH))
+    os.close(root)
+    assert answers == []
 
 
 @pytest.mark.parametrize(
