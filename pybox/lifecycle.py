@@ -13,6 +13,8 @@ from pybox.listing import Entry
 from pybox.live import pidfd
 from pybox.runtime import Runtime
 from pybox.spec import parse_signal
+from pybox.steps.base import Desk
+from pybox.steps.hostside import MakeUpper
 from pybox.undo import kill_group, undo
 
 TYPE_CHECKING = False
@@ -35,6 +37,10 @@ def create(runtime: Runtime, what: Kept) -> Kept:
         state.reserve(runtime.dirs, what.identity, what.name)
     try:
         kept.write(runtime.dirs, what)
+        desk = Desk(what.identity, runtime.reuse)
+        for step in ready.plan.prepare:
+            if isinstance(step, MakeUpper):  # so that files can be copied into it before it starts
+                step.apply(desk)
     except BaseException:
         forget(runtime.dirs, what.identity, what.name)
         raise

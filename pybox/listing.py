@@ -78,12 +78,12 @@ def load(dirs: Dirs, identity: str, name: str) -> Entry | None:
         if not lives and result is None:
             return rest
         journal = rest.journal if rest is not None else {}
-    if lives:
+    if result is not None:  # it has ended, whoever holds the lock to look at its files or is cleaning up
+        status = "exited"
+    elif lives:
         status = "running" if pid else "restarting" if os.path.exists(f"{path}/restarts") else "created"
         if status == "running" and frozen(_groups(journal)):
             status = "paused"
-    elif result is not None:
-        status = "exited"
     else:
         status = "dead"
     return Entry(identity, name, path, status, int(pid) if lives and pid.isdigit() else None, journal, result)
@@ -138,6 +138,17 @@ def wait_for_owner(path: str, seconds: float | None) -> bool:
         sleep(pause)
         pause = min(pause * 1.5, 0.05)
     return True
+
+
+def hold(dirs: Dirs, entry: Entry) -> int:
+    """Lock a container that does not run: nobody starts or removes it meanwhile. Close the fd to let go. Raises StateError."""
+    if not os.path.isdir(entry.path):
+        return kept.lock(dirs, entry.identity)
+    fd = state.claim_dead(dirs, entry.identity)
+    if os.fstat(fd).st_nlink > 0 and os.path.exists(f"{entry.path}/result"):
+        return fd
+    os.close(fd)
+    raise StateError(f"container {entry.identity} was just removed or started", "`pybox ps -a` lists them")
 
 
 def find(dirs: Dirs, wanted: str) -> Entry:

@@ -61,12 +61,12 @@ class Seen:
             fstype, source, super_options = right.split(" ", 2)
             found.append(
                 MountSeen(
-                    _plain(fields[3]),
-                    _plain(fields[4]),
+                    unescaped(fields[3]),
+                    unescaped(fields[4]),
                     frozenset(fields[5].split(",")),
                     any(field.startswith("shared:") for field in fields[6:]),
                     fstype,
-                    _plain(source),
+                    unescaped(source),
                     frozenset(super_options.split(",")),
                 )
             )
@@ -86,7 +86,8 @@ class Seen:
         return named(text, self.identity)
 
 
-def _plain(text: str) -> str:
+def unescaped(text: str) -> str:
+    """Return a path as it is, not as mountinfo writes it."""
     for escape, char in (("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")):
         text = text.replace(escape, char)
     return text

@@ -66,6 +66,22 @@ COMMANDS = (
         "events",
     ),
     Command(
+        "cp",
+        LOOK,
+        "cp [-aLq] CONTAINER:PATH FILE|-  or  FILE|- CONTAINER:PATH",
+        "copy files out of a container or into it",
+        "files",
+        "cp",
+    ),
+    Command(
+        "diff",
+        LOOK,
+        "diff [--host] [--format json|text] CONTAINER",
+        "what a container changed; --host: it beside the host",
+        "files",
+        "diff",
+    ),
+    Command(
         "explain",
         LOOK,
         "explain [--format json|text] run ...",
@@ -85,6 +101,8 @@ COMMANDS = (
     Command("images", KEEP, "images [-q] [--format json|table]", "list images", "images", "images"),
     Command("image", KEEP, "image inspect|ls|rm|tag ...", "look at images", "images", "image"),
     Command("import", KEEP, "import NAME TAR|DIR", "make an image from a root file system", "images", "import_"),
+    Command("commit", KEEP, "commit [OPTIONS] CONTAINER NAME[:TAG]", "make an image of a container", "files", "commit"),
+    Command("export", KEEP, "export [-o FILE] CONTAINER", "write all files of a container as a tar", "files", "export"),
     Command("load", KEEP, "load [-i FILE|DIR]", "load images from a docker archive or OCI layout", "images", "load"),
     Command(
         "save", KEEP, "save [-o FILE] [--format docker-archive|oci] IMAGE...", "write images to an archive", "images", "save"

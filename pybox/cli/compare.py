@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 
-from pybox.cli.options import Option
-from pybox.cli.table import FORMAT, anywhere, form, table, visible
+from pybox.cli.options import Option, parse_anywhere
+from pybox.cli.table import FORMAT, form, table, visible
 from pybox.contrast import Contrast, contrast
 from pybox.errors import SpecError
 from pybox.listing import find
@@ -20,7 +20,7 @@ _COMPARE = (Option(("--host",), "", "compare with the host, not with the image")
 
 def compare(where: Dirs, words: list[str]) -> int:
     """Print a running container beside its host. Raises SpecError, StateError."""
-    parsed = anywhere(_COMPARE, words)
+    parsed = parse_anywhere(_COMPARE, words)
     kind = form(parsed, "table", "json")
     if len(parsed.rest) != 1:
         raise SpecError("diff", " ".join(parsed.rest), "must be --host CONTAINER", "`pybox ps` lists those that run")

@@ -7,8 +7,8 @@ import time
 from datetime import UTC, datetime
 
 from pybox import fastjson
-from pybox.cli.options import Option
-from pybox.cli.table import FORMAT, anywhere, form, visible
+from pybox.cli.options import Option, parse_anywhere
+from pybox.cli.table import FORMAT, form, visible
 from pybox.errors import SpecError
 from pybox.units import parse_seconds
 from pybox.watch import KINDS, Event, Watcher
@@ -27,7 +27,7 @@ _EVENTS = (
 
 def events(where: Dirs, words: list[str]) -> int:
     """Print what happens, until --until or Ctrl-C. Raises SpecError."""
-    parsed = anywhere(_EVENTS, words)
+    parsed = parse_anywhere(_EVENTS, words)
     kind = form(parsed, "table", "json")
     if parsed.rest:
         raise SpecError("events", " ".join(parsed.rest), "takes options only", "--filter container=NAME")

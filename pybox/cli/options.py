@@ -142,17 +142,19 @@ def parse(options: Sequence[Option], words: Sequence[str]) -> Parsed:
 
 
 def parse_anywhere(options: Sequence[Option], words: Sequence[str]) -> Parsed:
-    """Read options wherever they stand, for commands whose words all are pybox's own. Raises SpecError."""
-    parsed = parse(options, words)
-    found: list[str] = []
-    while parsed.rest:
-        found.append(parsed.rest[0])
-        more = parse(options, parsed.rest[1:])
-        for key, values in more.values.items():
-            parsed.values.setdefault(key, []).extend(values)
-        parsed.rest = more.rest
-    parsed.rest = found
-    return parsed
+    """Read options before, between and behind the words that are none, as docker does where all words are its own; ``--`` ends
+    them. Raises SpecError."""
+    words = list(words)
+    end = words.index("--") if "--" in words else len(words)
+    found, rest = Parsed(), words[:end]
+    plain: list[str] = []
+    while rest:
+        parsed = parse(options, rest)
+        for key, values in parsed.values.items():
+            found.values.setdefault(key, []).extend(value for value in values if value or not found.has(key))
+        plain, rest = plain + parsed.rest[:1], parsed.rest[1:]
+    found.rest = [*plain, *words[end + 1 :]]
+    return found
 
 
 def unknown(name: str, known: dict[str, Option]) -> SpecError:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from pybox import host
 from pybox.cli.main import complain
-from pybox.cli.options import RUN, Parsed
-from pybox.cli.table import anywhere
+from pybox.cli.options import RUN, Parsed, parse_anywhere
 from pybox.errors import PyboxError, SpecError, StateError
 from pybox.kernel import freezer, relimit
 from pybox.live import running
@@ -48,7 +47,7 @@ def unpause(where: Dirs, words: list[str]) -> int:
 
 def update(where: Dirs, words: list[str]) -> int:
     """Change the limits of containers."""
-    parsed = anywhere(_UPDATE, words)
+    parsed = parse_anywhere(_UPDATE, words)
     if not parsed.values:
         raise SpecError("update", "", "no limit given", "one of " + " ".join(option.names[-1] for option in _UPDATE))
     facts = host.probe()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pybox.cli.options import Option, Parsed, parse
+from pybox.cli.options import Option, Parsed
 from pybox.errors import SpecError
 
 TYPE_CHECKING = False
@@ -37,20 +37,6 @@ def size(count: int | None) -> str:
 def percent(value: float | None) -> str:
     """Return a share; ``-`` for what nobody counted."""
     return "-" if value is None else f"{value:.2f}%"
-
-
-def anywhere(options: Sequence[Option], words: Sequence[str]) -> Parsed:
-    """Read options before, between and behind the words that are none, as docker does; ``--`` ends them. Raises SpecError."""
-    end = words.index("--") if "--" in words else len(words)
-    found, rest = Parsed(), list(words[:end])
-    plain: list[str] = []
-    while rest:
-        parsed = parse(options, rest)
-        for key, values in parsed.values.items():
-            found.values.setdefault(key, []).extend(value for value in values if value or not found.has(key))
-        plain, rest = plain + parsed.rest[:1], parsed.rest[1:]
-    found.rest = [*plain, *words[end + 1 :]]
-    return found
 
 
 def form(parsed: Parsed, *allowed: str) -> str:

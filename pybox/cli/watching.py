@@ -7,8 +7,8 @@ import sys
 import time
 
 from pybox import listing
-from pybox.cli.options import Option
-from pybox.cli.table import FORMAT, anywhere, form, percent, size, table, visible
+from pybox.cli.options import Option, parse_anywhere
+from pybox.cli.table import FORMAT, form, percent, size, table, visible
 from pybox.errors import SpecError
 from pybox.kernel.processes import Process, processes
 from pybox.kernel.usage import Account, Usage, account, between
@@ -40,7 +40,7 @@ _CLEAR = "\x1b[H\x1b[J"
 
 def stats(where: Dirs, words: list[str]) -> int:
     """Show what containers use, again and again."""
-    parsed = anywhere(_STATS, words)
+    parsed = parse_anywhere(_STATS, words)
     kind, wanted = form(parsed, "table", "json"), _wanted(where, parsed.rest)
     once = parsed.has("no-stream")
     try:
@@ -136,7 +136,7 @@ _TOP = (Option(("-o", "--columns"), "", f"of {' '.join(COLUMNS)}", "COLUMNS"), F
 
 def top(where: Dirs, words: list[str]) -> int:
     """Show the processes of a container."""
-    parsed = anywhere(_TOP, words)
+    parsed = parse_anywhere(_TOP, words)
     kind = form(parsed, "table", "json")
     columns = (parsed.one("columns") or _DEFAULT).split(",")
     for name in columns:

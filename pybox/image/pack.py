@@ -38,7 +38,7 @@ def packed(path: str) -> Iterator[bytes]:
 
 def header(name: str, size: int) -> bytes:
     """Return the header of a plain root-owned file dated 0, as archives of images have them."""
-    return _encode(_entry(name, tarfile.REGTYPE, 0o644, size))
+    return encoded(described(name, tarfile.REGTYPE, 0o644, size))
 
 
 def padding(size: int) -> bytes:
@@ -59,7 +59,7 @@ class _Packer:
     def tar(self) -> Iterator[bytes]:
         entry = self._describe("./", os.fstat(self._root), tarfile.DIRTYPE)
         self._attributes(entry, self._root)
-        yield _encode(entry)
+        yield encoded(entry)
         yield from self._folder(self._root, "", 0)
         yield END
 
@@ -83,13 +83,13 @@ class _Packer:
         elif status.st_nlink > 1 and (first := self._seen.setdefault((status.st_dev, status.st_ino), name)) != name:
             entry = self._describe(name, status, tarfile.LNKTYPE)
             entry.linkname = first
-            yield _encode(entry)
+            yield encoded(entry)
         elif kind == stat.S_IFREG:
             yield from self._file(folder, raw, name)
         elif kind == stat.S_IFLNK:
             entry = self._describe(name, status, tarfile.SYMTYPE)
             entry.linkname = os.readlink(raw, dir_fd=folder).decode("utf-8", "surrogateescape")
-            yield _encode(entry)
+            yield encoded(entry)
         else:
             types = {stat.S_IFIFO: tarfile.FIFOTYPE, stat.S_IFCHR: tarfile.CHRTYPE, stat.S_IFBLK: tarfile.BLKTYPE}
             entry = self._describe(name, status, types[kind])
@@ -99,19 +99,19 @@ class _Packer:
                 )
             if kind != stat.S_IFIFO:
                 entry.devmajor, entry.devminor = os.major(status.st_rdev), os.minor(status.st_rdev)
-            yield _encode(entry)
+            yield encoded(entry)
 
     def _below(self, folder: int, raw: bytes, name: str, depth: int, status: os.stat_result) -> Iterator[bytes]:
         if depth >= _DEPTH:
             raise ImageError(f"{shown(name)}: more than {_DEPTH} directories deep")
         entry = self._describe(name + "/", status, tarfile.DIRTYPE)
         if status.st_dev != self._device:
-            yield _encode(entry)
+            yield encoded(entry)
             return
         below = os.open(raw, DIRECTORY, dir_fd=folder)
         try:
             self._attributes(entry, below)
-            yield _encode(entry)
+            yield encoded(entry)
             yield from self._folder(below, name + "/", depth + 1)
         finally:
             os.close(below)
@@ -122,7 +122,7 @@ class _Packer:
             status = os.fstat(fd)
             entry = self._describe(name, status, tarfile.REGTYPE)
             self._attributes(entry, fd)
-            yield _encode(entry)
+            yield encoded(entry)
             left = entry.size = status.st_size
             while left:
                 data = os.read(fd, min(left, CHUNK))
@@ -136,7 +136,7 @@ class _Packer:
 
     def _describe(self, name: str, status: os.stat_result, kind: bytes) -> tarfile.TarInfo:
         size = status.st_size if kind == tarfile.REGTYPE else 0
-        entry = _entry(name, kind, stat.S_IMODE(status.st_mode), size)
+        entry = described(name, kind, stat.S_IMODE(status.st_mode), size)
         if self._user == 0 or status.st_uid != self._user:
             entry.uid, entry.gid = status.st_uid, status.st_gid
         entry.mtime = status.st_mtime_ns // 10**9
@@ -150,11 +150,13 @@ class _Packer:
         entry.pax_headers = kept
 
 
-def _entry(name: str, kind: bytes, mode: int, size: int) -> tarfile.TarInfo:
+def described(name: str, kind: bytes, mode: int, size: int) -> tarfile.TarInfo:
+    """Return an entry that belongs to root and is dated 0; the name is as `tarfile` decodes names."""
     entry = tarfile.TarInfo(name)
     entry.type, entry.mode, entry.size = kind, mode, size
     return entry
 
 
-def _encode(entry: tarfile.TarInfo) -> bytes:
+def encoded(entry: tarfile.TarInfo) -> bytes:
+    """Return the header blocks of an entry, in the pax format."""
     return entry.tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape")

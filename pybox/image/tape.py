@@ -28,10 +28,11 @@ _XATTR = "SCHILY.xattr."
 class Tape:
     """The file object that `tarfile` reads headers from, and we read contents from."""
 
-    def __init__(self, source: Source, split: Splitter | None = None) -> None:
+    def __init__(self, source: Source, split: Splitter | None = None, *, hashed: bool = True) -> None:
         self._source = source
         self._split = split
         self._hash = hashlib.sha256()
+        self._hashed = hashed  # whether anybody will ask for the digest
         self._at = 0
         self._header = 0
         self.last_block = b""
@@ -97,7 +98,8 @@ class Tape:
                 parts.append(more)
                 missing -= len(more)
             data = b"".join(parts)
-        self._hash.update(data)
+        if self._hashed:
+            self._hash.update(data)
         self._at += len(data)
         return data
 

@@ -28,12 +28,16 @@ def descend(root: int, names: Sequence[bytes]) -> int:
 
 
 class Cursor:
-    """The directory last worked in, with its ancestors kept open: the next entry of a tar is nearly always close by."""
+    """The directory last worked in, with its ancestors kept open: the next entry of a tar is nearly always close by.
 
-    def __init__(self, root: int) -> None:
+    No more than ``most`` are kept: what lies higher up in a tree that is deeper is opened again, from the root, on the way back.
+    """
+
+    def __init__(self, root: int, most: int = 256) -> None:
         self._root = root
+        self._most = most
         self._names: list[bytes] = []
-        self._fds: list[int] = []
+        self._fds: list[int] = []  # of the last of the names, as many as there are
 
     def at(self, names: Sequence[bytes]) -> int | None:
         """Return the open directory at ``names``, or None when its last ancestors are not open yet (see ``enter``)."""
@@ -42,9 +46,14 @@ class Cursor:
             if mine != wanted:
                 break
             common += 1
-        while len(self._fds) > common:
+        while len(self._names) > common:
             self._names.pop()
-            os.close(self._fds.pop())
+            if self._fds:
+                os.close(self._fds.pop())
+        if self._names and not self._fds:
+            again, self._names = self._names, []
+            for above in again:
+                self.enter(above)
         return self.here if common == len(names) else None
 
     @property
@@ -61,6 +70,8 @@ class Cursor:
         """Go one directory down. Raises OSError."""
         self._fds.append(os.open(name, DIRECTORY, dir_fd=self.here))
         self._names.append(name)
+        if len(self._fds) > self._most:
+            os.close(self._fds.pop(0))
         return self.here
 
     def close(self) -> None:

@@ -28,6 +28,7 @@ LAYERS = (
     "failures state supervise undo",
     "listing",
     "live watch contrast",
+    "files",
     "runtime",
     "api console entering monitor",
     "process",

@@ -14,7 +14,7 @@ from test_state import JOURNAL, alive, ended, killed
 
 from pybox import listing, state
 from pybox.cli import events, steering, table, watching
-from pybox.cli.options import Option
+from pybox.cli.options import Option, parse_anywhere
 from pybox.dirs import Dirs
 from pybox.errors import PyboxError, SpecError, StateError
 from pybox.kernel.processes import inside_id, processes
@@ -224,10 +224,10 @@ def test_sizes_for_people(count: int | None, shown: str) -> None:
 
 def test_options_may_stand_behind_the_words() -> None:
     options = (Option(("-o", "--columns"), "", "", "COLUMNS"), Option(("--all",), "", ""))
-    parsed = table.anywhere(options, ["a", "-o", "x", "b", "--all", "--", "-o"])
+    parsed = parse_anywhere(options, ["a", "-o", "x", "b", "--all", "--", "-o"])
     assert (parsed.rest, parsed.one("columns"), parsed.has("all")) == (["a", "b", "-o"], "x", True)
     with pytest.raises(SpecError):
-        table.anywhere(options, ["a", "--nope"])
+        parse_anywhere(options, ["a", "--nope"])
 
 
 def test_an_event_is_worded_as_dockers_is() -> None:
