@@ -153,11 +153,12 @@ def release(taken: Claim, keep: bool = False) -> None:
 
 
 def _remove_record(path: str) -> None:
-    for file in ("result", "journal"):  # the journal last: while it is there, the rest can be found
-        try:
-            os.unlink(f"{path}/{file}")
-        except FileNotFoundError:
-            pass
+    try:
+        if os.path.exists(f"{path}/result"):
+            os.unlink(f"{path}/result")
+        os.unlink(f"{path}/journal")  # the last: while it is there, the rest can be found
+    except FileNotFoundError:
+        pass
     try:
         os.rmdir(path)
     except FileNotFoundError:
