@@ -10,9 +10,11 @@ a field costs no import.
 
 from __future__ import annotations
 
+from _operator import attrgetter
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from typing import ClassVar, Self, dataclass_transform
 else:
 
@@ -42,7 +44,8 @@ class _RecordType(type):
             if not str(note).startswith("ClassVar"):
                 own[field] = body.pop(field, _MISSING)
         body["__slots__"] = tuple(field for field in own if field not in inherited)
-        body["_fields"] = {**inherited, **own}
+        body["_fields"] = fields = {**inherited, **own}
+        body["_values"] = staticmethod(attrgetter(*fields) if fields else type)  # all at once, in C
         return super().__new__(mcs, name, bases, body)
 
 
@@ -53,6 +56,7 @@ class Record(metaclass=_RecordType):
     """
 
     _fields: ClassVar[dict[str, object]]
+    _values: ClassVar[Callable[[object], object]]
 
     def __init__(self, *args: object, **kwargs: object) -> None:
         put = object.__setattr__
@@ -96,10 +100,10 @@ class Record(metaclass=_RecordType):
         return type(self), tuple(value for _, value in self.items())
 
     def __eq__(self, other: object) -> bool:
-        return type(self) is type(other) and list(self.items()) == list(other.items())
+        return type(self) is type(other) and type(self)._values(self) == type(self)._values(other)
 
     def __hash__(self) -> int:
-        return hash((type(self), *(value for _, value in self.items())))
+        return hash(type(self)._values(self))
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({', '.join(f'{field}={value!r}' for field, value in self.items())})"

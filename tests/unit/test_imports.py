@@ -42,7 +42,7 @@ LAYERS = (
 
 # All that a foreground `pybox run` loads beside what the interpreter brings. A new name here is paid by every start.
 RUN_IMPORTS = """
-    _cffi_backend _json _posixsubprocess _signal _struct _thread errno fcntl posix select time
+    _cffi_backend _json _operator _posixsubprocess _signal _struct _thread errno fcntl posix select time
     pybox pybox._native pybox._native.lib pybox.cli pybox.cli.commands pybox.cli.main pybox.cli.options pybox.cli.run pybox.dirs pybox.errors
     pybox.failures pybox.fastjson pybox.host pybox.image pybox.image.model pybox.image.reference pybox.image.store pybox.kernel
     pybox.kernel.cgroup pybox.kernel.command pybox.kernel.credentials pybox.kernel.inputs pybox.kernel.namespaces
