@@ -326,7 +326,7 @@ class Watcher:
         elif result is not None:
             wall = result.get("wall")
             lasted = float(wall) if isinstance(wall, (int, float)) else 0.0
-            found.append((max(_time_of(place) - lasted, *(time for at, *_ in found), 0.0), "start", None, None))
+            found.append((max(_time_of(place) - lasted, *(at for at, *_ in found), 0.0), "start", None, None))
         if result is not None:
             found.append((_time_of(place), "die", result.get("exit_code"), result.get("reason")))
         name, image = str(known.journal.get("name", "")), str(known.journal.get("image", ""))
