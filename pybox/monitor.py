@@ -93,7 +93,7 @@ def become(runtime: Runtime, what: Kept, claim: Claim, client: int = -1, owned: 
     desk = Desk(claim.identity, runtime.reuse)
     leaves = [(verb, desk.named(path)) for verb, path in ready.plan.leaves()]
     leaves.append(("tree", kept.folder(runtime.dirs, claim.identity)))
-    there = os.path.isdir(f"{runtime.dirs.uppers}/{claim.identity}")  # it has run before, and what it wrote is kept
+    there = _has_written(f"{runtime.dirs.uppers}/{claim.identity}")  # it has run before, and what it wrote is kept
     pipes = Pipes(spec.tty, what.stdin, owner(ready.given))
     journal, begun = -1, said < 0
     try:
@@ -160,6 +160,19 @@ def _said(what: Kept) -> dict[str, Json]:
         "kept": not what.remove,  # see burial.bury
         "monitor": True,
     }
+
+
+def _has_written(upper: str) -> bool:
+    """Return whether a writable layer has anything in it; one that has not may be half made, and is removed."""
+    try:
+        if os.listdir(f"{upper}/u"):
+            return True
+    except FileNotFoundError:
+        pass
+    except PermissionError:  # a plain user's, whose root in there is another id
+        return True
+    undo("tree", upper)
+    return False
 
 
 def _keep_upper(ready: Ready) -> Ready:

@@ -11,11 +11,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from harness import PURE_V2, cli, eventually
+from harness import PURE_V2, cli, eventually, groups
 from test_crash import fork, gone
 from test_life import all_gone, background, log, seen, status
 
-from pybox import burial, dirs, kept, lifecycle, listing, monitor, runtime, state, undo
+from pybox import api, burial, dirs, kept, lifecycle, listing, monitor, runtime, state, undo
 from pybox.cli import main
 from pybox.runtime import Runtime
 from pybox.spec import Limits, Spec
@@ -24,6 +24,10 @@ pytestmark = pytest.mark.usefixtures("all_gone")
 __all__ = ["all_gone"]
 EFFECTS = ("open", "write", "mkdir", "symlink", "rename", "unlink", "rmdir", "fork", "execve", "kill", "waitpid")
 STEP = 5 if PURE_V2 else 1  # the slow kernel takes a sample
+
+
+def mine() -> Runtime:
+    return api._SHARED.runtime()
 
 
 def doomed(moment: int, act: Callable[[], object]) -> bool:
@@ -63,7 +67,7 @@ def moments(act: Callable[[], object]) -> Iterator[int]:
     assert moment > 2
 
 
-def mended(store: dirs.Dirs) -> None:
+def mended(store: dirs.Dirs, known: str | None = None) -> None:
     """Run gc; assert that all is whole then, and that a second one finds nothing to do."""
     for pid in list(children()):
         assert eventually(lambda pid=pid: gone(pid) or settled(store))
@@ -75,6 +79,8 @@ def mended(store: dirs.Dirs) -> None:
     assert {entry.identity for entry in entries} == set(kept.identities(store))
     assert sorted(name for name, _ in state.names(store)) == sorted(entry.name for entry in entries if entry.name)
     assert set(os.listdir(store.state)) == {entry.identity for entry in entries if entry.alive}
+    if known is not None and not any(entry.alive for entry in entries):  # groups of others are other people's
+        assert [path for path in groups() if path.endswith(known)] == []
     assert set(os.listdir(store.uppers)) <= {entry.identity for entry in entries}
 
 
@@ -95,9 +101,8 @@ def what(**more: object) -> kept.Kept:
 
 
 def test_create_killed_at_any_moment_leaves_a_container_or_none(store: dirs.Dirs) -> None:
-    mine = Runtime(store)
-    lifecycle.remove(store, listing.find(store, lifecycle.create(mine, what()).identity))  # what is made once is made
-    for _ in moments(lambda: lifecycle.create(mine, what())):
+    lifecycle.remove(store, listing.find(store, lifecycle.create(mine(), what()).identity))  # what is made once is made
+    for _ in moments(lambda: lifecycle.create(mine(), what())):
         mended(store)
         for entry in listing.entries(store):
             assert (entry.status, entry.name) == ("created", "doomed")
@@ -106,15 +111,15 @@ def test_create_killed_at_any_moment_leaves_a_container_or_none(store: dirs.Dirs
 
 
 def test_start_killed_at_any_moment_leaves_it_as_it_was_or_lost(store: dirs.Dirs) -> None:
-    identity = lifecycle.create(Runtime(store), what()).identity
+    identity = lifecycle.create(mine(), what()).identity
     found = set()
 
     def start() -> None:
-        monitor.become(Runtime(store), kept.load(store, identity), state.claim_again(store, identity))  # type: ignore[arg-type]
+        monitor.become(mine(), kept.load(store, identity), state.claim_again(store, identity))  # type: ignore[arg-type]
 
     for _ in moments(lambda: become_and_end(start)):
         assert eventually(lambda: not seen(identity).alive)
-        mended(store)
+        mended(store, identity)
         entry = seen(identity)
         found.add((entry.status, (entry.result or {}).get("reason")))
         assert entry.name == "doomed"
@@ -140,12 +145,12 @@ def test_finish_killed_at_any_moment_loses_no_end(store: dirs.Dirs, restart: str
     fate = monitor.Fate(3 << 8, 3 << 8, 100, 0, 0, 100, 0, 0, 0)
 
     def running() -> state.Claim:
-        made = lifecycle.create(Runtime(store), what(restart=restart, remove=remove))
+        made = lifecycle.create(mine(), what(restart=restart, remove=remove))
         claim = state.claim_again(store, made.identity)
         with fork() as pid:
             if pid == 0:
                 monitor._exec = lambda *args: os._exit(0)  # type: ignore[assignment]
-                monitor.become(Runtime(store), made, claim)
+                monitor.become(mine(), made, claim)
         os.waitpid(pid, 0)
         return claim
 
@@ -159,7 +164,7 @@ def test_finish_killed_at_any_moment_loses_no_end(store: dirs.Dirs, restart: str
 
         ended = doomed(moment, end)
         os.close(claim.lock)
-        mended(store)
+        mended(store, claim.identity)
         found = [(entry.status, (entry.result or {}).get("exit_code")) for entry in listing.entries(store)]
         assert found in ([], [("exited", 3)], [("exited", 137)]) and (found == []) == remove, (moment, found)
         assert remove or moment < 3 or found == [("exited", 3)]  # from the rename on
@@ -177,7 +182,7 @@ def test_rm_killed_at_any_moment_leaves_all_or_nothing(store: dirs.Dirs) -> None
 
     moment, identity = 0, ended()
     files = len(list(Path(store.uppers, identity).rglob("*")))
-    while doomed(moment, lambda: lifecycle.remove(store, listing.find(store, identity))):
+    while doomed(moment, lambda: lifecycle.remove(store, listing.find(store, "doomed"))):
         mended(store)
         if listing.entries(store):
             assert len(list(Path(store.uppers, identity).rglob("*"))) == files and status("doomed") == "exited"
@@ -189,7 +194,7 @@ def test_rm_killed_at_any_moment_leaves_all_or_nothing(store: dirs.Dirs) -> None
 
 
 def test_rename_killed_at_any_moment_leaves_one_name(store: dirs.Dirs) -> None:
-    identity = lifecycle.create(Runtime(store), what()).identity
+    identity = lifecycle.create(mine(), what()).identity
     other = {"doomed": "other", "other": "doomed"}
     for _ in moments(lambda: lifecycle.rename(store, listing.find(store, identity), other[str(seen(identity).name)])):
         mended(store)
