@@ -169,7 +169,10 @@ def ask_to_end(dirs: Dirs, entry: Entry, number: int | None = None) -> None:
 
 def _mark(dirs: Dirs, entry: Entry) -> None:
     if kept.exists(dirs, entry.identity):
-        kept.mark_stopped(dirs, entry.identity, stopped=True)
+        try:
+            kept.mark_stopped(dirs, entry.identity, stopped=True)
+        except OSError:  # a full disk is no reason not to end it; if it comes back, await_end sees that
+            pass
 
 
 def await_end(dirs: Dirs, asked: Entry, deadline: float) -> None:

@@ -80,14 +80,14 @@ def load(dirs: Dirs, identity: str, name: str) -> Entry | None:
     if journal is not None and pid.isdigit():
         status: Status = "paused" if frozen(_groups(journal)) else "running"
         return Entry(identity, name, path, status, int(pid), journal, None, alive=True)
-    waits = journal is None and os.path.exists(f"{path}/restarts")
+    again = os.path.exists(f"{path}/restarts")
     if not owner_lives(path):  # it ended just now
         return _at_rest(dirs, identity, name, path, journal)
-    status = "restarting" if waits else "created"
+    status = "restarting" if again else "created"
     config = kept.plain(dirs, identity)
     if journal is None:
         journal = {} if config is None else _as_journal(config)
-    return Entry(identity, name, path, status, None, journal, kept.result(dirs, identity) if waits else None, alive=True)
+    return Entry(identity, name, path, status, None, journal, kept.result(dirs, identity) if again else None, alive=True)
 
 
 def _at_rest(dirs: Dirs, identity: str, name: str, path: str, journal: dict[str, Json] | None) -> Entry | None:

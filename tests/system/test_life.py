@@ -70,10 +70,8 @@ def make(state: str) -> str:
         assert cli("run", "--name", state, "busybox", "sh", "-c", "exit 3").returncode == 3
     elif state == "restarting":
         background("--name", state, "--restart", "always", "busybox", "false")
-        assert eventually(lambda: status(state) == "restarting" and not seen(state).journal.get("owner"))
-        for _ in range(5):  # the pauses get longer
-            assert eventually(lambda: status(state) == "restarting")
-            time.sleep(0.2)
+        count = Path(seen(state).path, "restarts")  # the pauses get longer
+        assert eventually(lambda: count.exists() and count.read_text() in ("5", "6") and status(state) == "restarting")
     elif state == "dead":
         background("--name", state, "busybox", "sleep", "60")
         os.kill(int(str(seen(state).journal["owner"])), signal.SIGKILL)
@@ -113,7 +111,7 @@ def test_kill_in_each_status(store: dirs.Dirs, state: str) -> None:
         assert eventually(lambda: status(name) == "exited")
         assert (seen(name).result or {})["exit_code"] == (137 if state == "running" else 1)
     else:
-        assert refused("kill", name) == f"container {seen(name).identity} is not running"
+        assert refused("kill", name).startswith(f"container {seen(name).identity} is not running")
 
 
 @pytest.mark.parametrize("state", ALL)

@@ -55,7 +55,7 @@ def test_a_name_is_taken_until_its_container_is_removed() -> None:
     identity = kept("true")
     done = cli("run", "--name", "kept", "busybox", "true")
     assert done.returncode == 125 and f"taken by container {identity}" in done.stderr and "pybox rm kept" in done.stderr
-    assert cli("rm", identity[:5]).stdout == identity + "\n"
+    assert cli("rm", identity[:5]).stdout == identity[:5] + "\n"
     assert cli("run", "--rm", "--name", "kept", "busybox", "true").returncode == 0
 
 
