@@ -99,10 +99,12 @@ install: $(BIN)/pip packages-build ## install a wheel and the fast launcher [PRE
 	$(PYTHON) -I .ci/bundle $(abspath $(DESTDIR)$(LIBRARY)) "$(DESTDIR)$(LIBRARY)/run-$$($(PYTHON) -c 'import sys; print(sys.implementation.cache_tag)').bundle"
 	.ci/launcher $(PYTHON) $(LIBRARY) >build/launcher
 	install -m 755 build/launcher $(DESTDIR)$(PREFIX)/bin/pybox
+	install -d $(DESTDIR)$(PREFIX)/lib/systemd/system
+	sed 's|@PREFIX@|$(abspath $(PREFIX))|' docs/pybox.service >$(DESTDIR)$(PREFIX)/lib/systemd/system/pybox.service
 
 uninstall: ## remove what install wrote [PREFIX=/usr/local]
 	rm -rf $(DESTDIR)$(LIBRARY)
-	rm -f $(DESTDIR)$(PREFIX)/bin/pybox
+	rm -f $(DESTDIR)$(PREFIX)/bin/pybox $(DESTDIR)$(PREFIX)/lib/systemd/system/pybox.service
 
 clean: ## remove everything that was built here (not the images in the store)
 	rm -rf $(VENV) build dist .cache *.egg-info pybox/_native*.so pybox/pybox-init pybox/pybox-monitor .mypy_cache .pytest_cache .ruff_cache .hypothesis

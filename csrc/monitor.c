@@ -27,10 +27,10 @@ static size_t input_fill;
 static int input_ends;
 
 static struct {
-	int ended, status, timed_out;
+	int ended, status, timed_out, told_to_end;
 	struct rusage used;
-	int64_t at;	/* ms */
-	int told;	/* pybox-init has said how the command ended: */
+	int64_t at;     /* ms */
+	int told;       /* pybox-init has said how the command ended: */
 	int64_t maxrss; /* and what its largest process used */
 	int told_status;
 } fate;
@@ -64,10 +64,14 @@ static void hear_signals(int fd)
 	struct signalfd_siginfo got;
 
 	while (read(fd, &got, sizeof(got)) == (ssize_t)sizeof(got)) {
-		if (got.ssi_signo == SIGTERM && !fate.ended)
-			kill((pid_t)given[PB_M_PID], SIGTERM); /* the machine goes down: let the container say goodbye */
+		if (got.ssi_signo != SIGTERM)
+			continue;
+		fate.told_to_end = 1; /* the machine goes down: let the container say goodbye, and not come back */
+		if (!fate.ended)
+			kill((pid_t)given[PB_M_PID], SIGTERM);
 	}
-	if (!fate.ended && wait4((pid_t)given[PB_M_PID], &fate.status, WNOHANG, &fate.used) == (pid_t)given[PB_M_PID]) {
+	if (given[PB_M_PID] > 0 && !fate.ended &&
+	    wait4((pid_t)given[PB_M_PID], &fate.status, WNOHANG, &fate.used) == (pid_t)given[PB_M_PID]) {
 		fate.ended = 1;
 		fate.at = pb_now_ms();
 	}
@@ -119,6 +123,8 @@ static void obey(const struct pb_request *wish)
 		kill((pid_t)given[PB_M_PID], wish->signal);
 	if (wish->owner_gone && !fate.ended)
 		end_container();
+	if (wish->hurry && fate.ended)
+		attach_give_up();
 }
 
 /* Move one chunk of a stream. Returns 0 when there is nothing now. */
@@ -196,29 +202,9 @@ static void turn(int signals)
 		attach_add(accept4((int)given[PB_M_LISTEN], NULL, NULL, SOCK_CLOEXEC), 0);
 }
 
-static char *number(char *at, int64_t value)
+/* What happened, in the order of Fate (pybox/monitor.py). */
+static _Noreturn void finish(char **words)
 {
-	char text[24];
-	int n = 0, negative = value < 0;
-
-	do {
-		text[n++] = (char)('0' + (negative ? -(value % 10) : value % 10));
-		value /= 10;
-	} while (value);
-	if (negative)
-		*at++ = '-';
-	while (n > 0)
-		*at++ = text[--n];
-	*at = '\0';
-	return at + 1;
-}
-
-/* Become `pybox finish`: its words, and behind them what happened (the order is that of pybox/monitor.py, Fate). */
-static _Noreturn void finish(int argc, char **argv)
-{
-	static char text[9 * 24];
-	extern char **environ;
-	char *at = text, **words = malloc(((size_t)argc + 10) * sizeof(*words));
 	const int64_t facts[] = {
 		fate.status,
 		fate.told ? fate.told_status : -1,
@@ -228,23 +214,10 @@ static _Noreturn void finish(int argc, char **argv)
 		fate.at - given[PB_M_BEGUN],
 		fate.timed_out,
 		log_lost(),
+		fate.told_to_end,
 	};
-	sigset_t none;
-	int n = 0;
 
-	if (!words)
-		_exit(125);
-	for (int i = PB_M_FINISH; i < argc; i++)
-		words[n++] = argv[i];
-	for (size_t i = 0; i < sizeof(facts) / sizeof(facts[0]); i++) {
-		words[n++] = at;
-		at = number(at, facts[i]);
-	}
-	words[n] = NULL;
-	sigemptyset(&none);
-	sigprocmask(SIG_SETMASK, &none, NULL);
-	execve(words[0], words, environ);
-	_exit(125); /* the lock is free now, and the next pybox finds a container whose owner has died */
+	become(words, facts, sizeof(facts) / sizeof(facts[0]));
 }
 
 static void prepare(char **argv)
@@ -263,7 +236,8 @@ static void prepare(char **argv)
 	}
 	if (given[PB_M_STDIN] >= 0)
 		fcntl((int)given[PB_M_STDIN], F_SETFL, O_NONBLOCK | fcntl((int)given[PB_M_STDIN], F_GETFL));
-	log_open((int)given[PB_M_LOG], given[PB_M_LOG_SIZE], (int)given[PB_M_LOG_FILES]);
+	if (given[PB_M_PID] > 0)
+		log_open((int)given[PB_M_LOG], given[PB_M_LOG_SIZE], (int)given[PB_M_LOG_FILES]);
 	attach_add((int)given[PB_M_CLIENT], (int)given[PB_M_OWNER]);
 }
 
@@ -278,6 +252,10 @@ int main(int argc, char **argv)
 	sigprocmask(SIG_SETMASK, &all, NULL);
 	signals = signalfd(-1, &all, SFD_CLOEXEC | SFD_NONBLOCK);
 	prepare(argv);
+	if (given[PB_M_PID] == 0) {
+		wait_for_restart(signals, (int)given[PB_M_LISTEN], (int)given[PB_M_LOG], given[PB_M_DEADLINE]);
+		become(argv + PB_M_FINISH, NULL, 0);
+	}
 	hear_signals(signals); /* it may have ended before we were here to hear of it */
 	while (!drained())
 		turn(signals);
@@ -285,5 +263,5 @@ int main(int argc, char **argv)
 		hear_leash();
 	log_close();
 	attach_send(PB_K_ENDED, (const char *)(fate.told ? &fate.told_status : &fate.status), sizeof(int32_t));
-	finish(argc, argv);
+	finish(argv + PB_M_FINISH);
 }

@@ -16,7 +16,7 @@
 #include "monitor.h"
 
 static struct {
-	int fd, owner, waiting; /* waiting: has not taken the last message */
+	int fd, owner, quiet, waiting; /* waiting: has not taken the last message */
 } clients[PB_CLIENTS];
 static int count;
 static int64_t waiting_since;
@@ -41,6 +41,7 @@ void attach_add(int fd, int owner)
 	}
 	clients[count].fd = fd;
 	clients[count].owner = owner;
+	clients[count].quiet = 0;
 	clients[count].waiting = 0;
 	count++;
 }
@@ -71,7 +72,15 @@ void attach_send(enum pb_kind kind, const char *bytes, size_t n)
 	last_size = n + 1;
 	waiting_since = pb_now_ms();
 	for (int i = 0; i < count; i++)
-		offer(i);
+		if (!clients[i].quiet || kind == PB_K_ENDED)
+			offer(i);
+}
+
+void attach_give_up(void)
+{
+	for (int i = count - 1; i >= 0; i--)
+		if (clients[i].waiting)
+			drop(i);
 }
 
 int attach_busy(void)
@@ -92,8 +101,8 @@ int attach_busy(void)
 int attach_poll(struct pollfd *fds, int hear)
 {
 	for (int i = 0; i < count; i++) {
-		/* who is not to be heard now is not to be asked: a hang-up would be told again and again */
-		fds[i].fd = hear || clients[i].waiting ? clients[i].fd : -1;
+		/* without any event asked for, poll still tells of a hang-up */
+		fds[i].fd = clients[i].fd;
 		fds[i].events = (short)((hear ? POLLIN : 0) | (clients[i].waiting ? POLLOUT : 0));
 		fds[i].revents = 0;
 	}
@@ -123,6 +132,9 @@ static void understand(const char *message, size_t n, struct pb_request *wish)
 		if (n == 2)
 			wish->signal = message[1];
 		break;
+	case PB_K_HURRY:
+		wish->hurry = 1;
+		break;
 	default: /* of another version */
 		break;
 	}
@@ -140,11 +152,17 @@ void attach_serve(const struct pollfd *fds, int n, struct pb_request *wish)
 		if (alive && (fds[i].revents & POLLIN)) {
 			size = recv(clients[i].fd, heard, sizeof(heard), MSG_DONTWAIT);
 			alive = size > 0 || (size < 0 && errno == EAGAIN);
+			if (alive && size > 0 && heard[0] == PB_K_QUIET)
+				clients[i].quiet = 1;
 			if (alive && size > 0 && heard[0] == PB_K_DETACH) {
 				clients[i].owner = 0;
 				alive = 0;
 			}
-		} else if ((fds[i].events & POLLIN) && (fds[i].revents & (POLLHUP | POLLERR))) {
+		} else if (fds[i].revents & (POLLHUP | POLLERR)) {
+			/* gone while the container takes no input: what it typed can't be kept, but a goodbye is to be heard */
+			while ((size = recv(clients[i].fd, heard, sizeof(heard), MSG_DONTWAIT)) > 0)
+				if (heard[0] == PB_K_DETACH)
+					clients[i].owner = 0;
 			alive = 0;
 		}
 		if (!alive) {

@@ -29,7 +29,6 @@ static struct {
 static struct {
 	char text[PB_LINE];
 	size_t fill;
-	int begun; /* a piece of this line has been written */
 } pending[2];
 
 static void open_file(void)
@@ -140,12 +139,17 @@ static int put(int stream, int full, const char *bytes, size_t n)
 	return -1;
 }
 
-static void record(int stream, int full, const char *bytes, size_t n)
+static void say_lost(void)
 {
 	static const char said[] = "pybox: lines are missing here: the disk was full";
 
 	if (book.lost_unsaid && put(2, 1, said, sizeof(said) - 1) == 0)
 		book.lost_unsaid = 0;
+}
+
+static void record(int stream, int full, const char *bytes, size_t n)
+{
+	say_lost();
 	if (put(stream, full, bytes, n) < 0) {
 		book.lost++;
 		book.lost_unsaid = 1;
@@ -193,4 +197,5 @@ void log_close(void)
 	for (int stream = 1; stream <= 2; stream++)
 		if (book.dir >= 0 && pending[stream - 1].fill > 0)
 			record(stream, 0, pending[stream - 1].text, pending[stream - 1].fill);
+	say_lost();
 }

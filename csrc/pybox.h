@@ -49,12 +49,12 @@ enum pb_op {
 	PB_CAPBSET,       /* prctl(PR_CAPBSET_DROP) for each capability absent from x, up to y */
 	PB_CAPSET,        /* capset(effective = permitted = x, inheritable = 0) */
 	PB_PRCTL,         /* prctl(x, y, z, 0, 0) */
-	PB_TERMINAL,      /* a new terminal of /dev/pts for user x: its master is sent over the socket of slot fd, the other end -> slot out */
-	PB_CONTROL,       /* ioctl(0, TIOCSCTTY): make stdin the terminal that controls this session */
-	PB_LEASH,         /* poll(fd): fails with EOWNERDEAD when the other end is gone */
-	PB_SECCOMP,       /* seccomp(SECCOMP_SET_MODE_FILTER, a = program of x instructions) */
-	PB_INIT,          /* execveat(fd, a = argv of x strings, b = envp of y strings): becomes pybox-init */
-	PB_EXEC,          /* execve of the first of c = z paths that exists; by pybox-init if there is one */
+	PB_TERMINAL, /* a new terminal of /dev/pts for user x: its master is sent over the socket of slot fd, the other end -> slot out */
+	PB_CONTROL,  /* ioctl(0, TIOCSCTTY): make stdin the terminal that controls this session */
+	PB_LEASH,    /* poll(fd): fails with EOWNERDEAD when the other end is gone */
+	PB_SECCOMP,  /* seccomp(SECCOMP_SET_MODE_FILTER, a = program of x instructions) */
+	PB_INIT,     /* execveat(fd, a = argv of x strings, b = envp of y strings): becomes pybox-init */
+	PB_EXEC,     /* execve of the first of c = z paths that exists; by pybox-init if there is one */
 	PB_OP_COUNT
 };
 
@@ -109,7 +109,7 @@ struct pb_message {
 /* The arguments of pybox-monitor (monitor.h), by position; all are numbers. */
 enum pb_monitor {
 	PB_M_PROGRAM,  /* argv[0] */
-	PB_M_PID,      /* process 1 of the container, our child */
+	PB_M_PID,      /* process 1 of the container, our child; 0: only wait for the deadline, then become that command */
 	PB_M_LEASH,    /* fd of the leash, -1: none */
 	PB_M_STDIN,    /* fd that the container reads, -1: none */
 	PB_M_STDOUT,   /* fd of what it writes; with a terminal this is its master, for both directions */
@@ -118,7 +118,7 @@ enum pb_monitor {
 	PB_M_LISTEN,   /* fd of the socket that clients connect to */
 	PB_M_CLIENT,   /* fd of a client that is there from the start, -1: none */
 	PB_M_OWNER,    /* 1: the container dies with that client */
-	PB_M_LOG,      /* fd of the directory of the log, -1: no log */
+	PB_M_LOG,      /* fd of the directory of the container, where the log is; -1: none */
 	PB_M_LOG_SIZE, /* bytes, after which a new file begins */
 	PB_M_LOG_FILES,
 	PB_M_BEGUN,    /* CLOCK_MONOTONIC, ms */
@@ -129,10 +129,12 @@ enum pb_monitor {
 /* The first byte of each message between pybox-monitor and a client. */
 enum pb_kind {
 	PB_K_INPUT = 'i',  /* to the monitor: bytes for stdin */
-	PB_K_EOF = 'e',	   /* no more of them */
+	PB_K_EOF = 'e',    /* no more of them */
 	PB_K_SIZE = 'w',   /* two uint16: rows, columns of the terminal */
 	PB_K_SIGNAL = 's', /* a byte: send this signal */
 	PB_K_DETACH = 'd', /* goodbye: the container shall go on */
+	PB_K_QUIET = 'q',  /* tell me of the end only */
+	PB_K_HURRY = 'h',  /* wait no longer: for the next start, or for who does not take the last output */
 	PB_K_STDOUT = 'o', /* from the monitor: bytes that the container wrote */
 	PB_K_STDERR = 'r',
 	PB_K_ENDED = 'x', /* an int32: its wait status */

@@ -1,6 +1,10 @@
 """Kept containers: what a container without --rm is, whether it runs or not. On disk, so it outlives its processes and a reboot.
 
-    <store>/containers/ID/config    JSON: what to run and how to look after it; written by rename, so it is whole or absent
+    <store>/containers/ID/config    JSON: what to run and how to look after it. Written by rename: it is whole or absent, and
+                                    without it there is no container, only a folder that is being made or removed
+    <store>/containers/ID/running   from the start to the end: blanks, which are the room that the result will need, also on a
+                                    disk that is full by then
+    <store>/containers/ID/result    JSON: how it ended the last time; it was ``running``, and became this by rename
     <store>/containers/ID/log       what it wrote, if it is looked after by pybox-monitor; log.1, log.2 are older
     <store>/containers/ID/stopped   is there when somebody has stopped it: it shall not come back by itself
 
@@ -22,6 +26,10 @@ from pybox.spec import Spec
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from pybox.fastjson import Json
+
+
+ROOM = 4096  # bytes for a result, beside the words of the command
+PATIENCE = 20.0  # seconds that a command waits for another one that changes the same container
 
 
 class Health(Record):
@@ -77,16 +85,80 @@ def folder(dirs: Dirs, identity: str) -> str:
     return f"{dirs.store}/containers/{identity}"
 
 
+def make(dirs: Dirs, identity: str) -> int:
+    """Make the directory of a new container; returns its lock. Without a config it is nobody's, and gc removes it when unlocked."""
+    path = folder(dirs, identity)
+    ensure(os.path.dirname(path))
+    for _ in range(100):
+        try:
+            os.mkdir(path, 0o700)
+            return lock(dirs, identity)
+        except StateError:  # swept between mkdir and lock
+            continue
+    raise StateError(f"cannot make {path}")
+
+
 def write(dirs: Dirs, kept: Kept) -> None:
-    """Create a container, or change what it is. Raises OSError; then it is as before."""
+    """Write down what a container is; its directory is there. Raises OSError; then it is as before."""
     path = folder(dirs, kept.identity)
-    ensure(path)
-    fd = os.open(f"{path}/config.new", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    _put(f"{path}/config.new", fastjson.dumps(kept.to_json()), os.O_TRUNC)
+    os.rename(f"{path}/config.new", f"{path}/config")
+
+
+def begin(dirs: Dirs, identity: str, room: int) -> None:
+    """Mark a container as running, and take the room on the disk for how it will end: ``room`` bytes. Raises OSError."""
+    _put(f"{folder(dirs, identity)}/running", " " * room, os.O_TRUNC)
+
+
+def end(dirs: Dirs, identity: str, result: Json) -> None:
+    """Record how a container ended; nothing if it was removed meanwhile. Raises OSError."""
+    path = folder(dirs, identity)
     try:
-        os.write(fd, fastjson.dumps(kept.to_json()).encode())
+        _put(f"{path}/running", fastjson.dumps(result), 0)
+        os.rename(f"{path}/running", f"{path}/result")
+    except FileNotFoundError:
+        pass
+
+
+def _put(path: str, text: str, flags: int) -> None:
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | flags, 0o600)
+    try:
+        data = text.encode()
+        while data:
+            data = data[os.write(fd, data) :]
+        os.ftruncate(fd, len(text.encode()))
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, path) from None
     finally:
         os.close(fd)
-    os.rename(f"{path}/config.new", f"{path}/config")
+
+
+def is_running(dirs: Dirs, identity: str) -> bool:
+    """Return whether it was started and its end is not recorded: it runs, or who looked after it was killed."""
+    return os.path.exists(f"{folder(dirs, identity)}/running")
+
+
+def result(dirs: Dirs, identity: str) -> dict[str, Json] | None:
+    """Return how it ended the last time, None if it never did."""
+    return _parse(f"{folder(dirs, identity)}/result")
+
+
+def plain(dirs: Dirs, identity: str) -> dict[str, Json] | None:
+    """Return the config as it stands there, for who only lists; None when there is none or it can't be read."""
+    return _parse(f"{folder(dirs, identity)}/config")
+
+
+def _parse(path: str) -> dict[str, Json] | None:
+    try:
+        value = fastjson.loads(read(path))
+    except ValueError:
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def exists(dirs: Dirs, identity: str) -> bool:
+    """Return whether there is such a container."""
+    return os.path.exists(f"{folder(dirs, identity)}/config")
 
 
 def load(dirs: Dirs, identity: str) -> Kept | None:
@@ -108,20 +180,31 @@ def identities(dirs: Dirs) -> list[str]:
         return []
 
 
-def lock(dirs: Dirs, identity: str) -> int:
-    """Take the lock of a kept container; returns an fd, closing it lets go. Raises StateError when another command has it."""
-    from fcntl import LOCK_EX, LOCK_NB, flock
+def lock(dirs: Dirs, identity: str, patience: float = PATIENCE) -> int:
+    """Take the lock of a kept container; returns an fd, closing it lets go.
 
-    try:
-        fd = os.open(folder(dirs, identity), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    except FileNotFoundError:
-        raise StateError(f"container {identity} was just removed") from None
-    try:
-        flock(fd, LOCK_EX | LOCK_NB)
-    except BlockingIOError:
+    Raises StateError when it was removed, or when another command has the lock for all of ``patience`` (seconds).
+    """
+    from fcntl import LOCK_EX, LOCK_NB, flock
+    from time import monotonic, sleep
+
+    path = folder(dirs, identity)
+    limit = monotonic() + patience
+    while True:
+        try:
+            fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            raise StateError(f"container {identity} was just removed") from None
+        try:
+            flock(fd, LOCK_EX | LOCK_NB)
+            if os.path.samestat(os.fstat(fd), os.stat(path)):
+                return fd
+        except (BlockingIOError, FileNotFoundError):
+            pass
         os.close(fd)
-        raise StateError(f"container {identity} is busy with another command", "try again in a moment") from None
-    return fd
+        if monotonic() >= limit:
+            raise StateError(f"container {identity} is busy with another command", "try again in a moment")
+        sleep(0.005)
 
 
 def mark_stopped(dirs: Dirs, identity: str, stopped: bool) -> None:

@@ -1,16 +1,21 @@
-"""The life of a container that nobody waits for: create, start, stop, kill, remove, rename. monitor.py is what looks after it."""
+"""The life of a container that nobody waits for: create, start, stop, kill, remove, rename. monitor.py is what looks after it.
+
+Commands that change a container take its lock (kept.lock) and look again before they act, so two at once do one after the other.
+Those that end it do not: whoever holds the lock may be waiting for just that. Nothing here waits without a limit but `wait`.
+"""
 
 from __future__ import annotations
 
 import os
 
-from pybox import kept, listing, monitor, state
+from pybox import burial, console, kept, listing, monitor, native, state
 from pybox.dirs import Dirs
 from pybox.errors import PyboxError, StateError
 from pybox.kept import Kept
 from pybox.kernel.freezer import thaw
 from pybox.listing import Entry
 from pybox.live import pidfd
+from pybox.result import verdict
 from pybox.runtime import Runtime
 from pybox.spec import parse_signal
 from pybox.steps.base import Desk
@@ -33,43 +38,52 @@ def create(runtime: Runtime, what: Kept) -> Kept:
     image = ready.given.image
     runtime.make_once(ready.given)
     what = what.replace(image_id=image.id, layers=image.layers, created=time())
-    if what.name:
-        state.reserve(runtime.dirs, what.identity, what.name)
+    lock = kept.make(runtime.dirs, what.identity)
     try:
+        if what.name:
+            state.reserve(runtime.dirs, what.identity, what.name)
         kept.write(runtime.dirs, what)
         desk = Desk(what.identity, runtime.reuse)
         for step in ready.plan.prepare:
             if isinstance(step, MakeUpper):  # so that files can be copied into it before it starts
                 step.apply(desk)
     except BaseException:
-        forget(runtime.dirs, what.identity, what.name)
+        burial.forget(runtime.dirs, what.identity, what.name)
         raise
+    finally:
+        os.close(lock)
     return what
 
 
-def forget(dirs: Dirs, identity: str, name: str) -> None:
-    """Remove what is kept of a container that does not run."""
-    undo("tree", f"{dirs.uppers}/{identity}")
-    undo("tree", kept.folder(dirs, identity))
-    if name:
-        undo("unlink", f"{dirs.state}/names/{name}")
+def start(dirs: Dirs, identity: str, client: int = -1, owned: bool = False) -> int:
+    """Start a kept container under a monitor of its own; returns the monitor's pid when the command runs, 0 when it did already.
 
-
-def start(dirs: Dirs, what: Kept, client: int = -1, owned: bool = False) -> int:
-    """Start a kept container under a monitor of its own; returns the monitor's pid when the command runs.
-
-    The monitor is our child until we end. Raises the PyboxError of a launch that failed, StateError when it runs already.
+    The monitor is our child until we end. Raises the PyboxError of a launch that failed.
     ``client`` is an attached client's socket from the start, ``owned``: the container dies with it.
     """
+    lock = kept.lock(dirs, identity)
+    try:
+        entry = listing.load(dirs, identity, "")
+        if entry is not None and entry.alive:
+            return 0
+        what = kept.load(dirs, identity)
+        if what is None:
+            raise StateError(f"container {identity} was just removed")
+        kept.mark_stopped(dirs, identity, stopped=False)
+        return _start(dirs, what, lock, client, owned)
+    finally:
+        os.close(lock)
+
+
+def _start(dirs: Dirs, what: Kept, lock: int, client: int, owned: bool) -> int:
     import pickle
 
-    kept.mark_stopped(dirs, what.identity, stopped=False)
     reader, writer = os.pipe2(os.O_CLOEXEC)
     pid = os.fork()
     if pid == 0:
         try:
             os.close(reader)
-            _leave_the_caller(keep=(writer, client))
+            _leave_the_caller(keep=(lock, writer, client))
             monitor.become(Runtime(dirs), what, state.claim_again(dirs, what.identity), client, owned, writer)
         except BaseException as error:
             os.write(writer, b"!" + pickle.dumps(error if isinstance(error, (PyboxError, OSError)) else PyboxError(repr(error))))
@@ -82,7 +96,11 @@ def start(dirs: Dirs, what: Kept, client: int = -1, owned: bool = False) -> int:
         return pid
     os.waitpid(pid, 0)
     failure = said.partition(b"!")[2]
-    raise pickle.loads(failure) if failure else StateError(f"container {what.identity}: its monitor was killed while it started")
+    raise (
+        pickle.loads(failure)
+        if failure
+        else StateError(f"container {what.identity}: its monitor was killed while it started", "`pybox gc` cleans up")
+    )
 
 
 def _leave_the_caller(keep: tuple[int, ...]) -> None:
@@ -134,78 +152,184 @@ def stop_signal(dirs: Dirs, entry: Entry) -> int:
     return parse_signal(text) if text else 15
 
 
+def kill(dirs: Dirs, entry: Entry, number: int) -> None:
+    """Send a signal; who sends one that is to end the container does not want it back, whatever its policy. Raises StateError."""
+    if entry.alive and (number == 9 or number == stop_signal(dirs, entry)):
+        _mark(dirs, entry)
+        if entry.status == "restarting":
+            _hurry(entry)
+            return
+    signal(entry, number)
+
+
+def ask_to_end(dirs: Dirs, entry: Entry, number: int | None = None) -> None:
+    """Send the stop signal (or another), and see to it that it does not start again by itself; await_end is what waits."""
+    _mark(dirs, entry)
+    try:
+        signal(entry, number or stop_signal(dirs, entry))
+        if entry.status == "paused":
+            thaw(entry.groups)  # so that it can hear it
+    except StateError:  # it was quicker, or does not run yet or at the moment
+        pass
+
+
+def _mark(dirs: Dirs, entry: Entry) -> None:
+    if kept.exists(dirs, entry.identity):
+        try:
+            kept.mark_stopped(dirs, entry.identity, stopped=True)
+        except OSError:  # a full disk is no reason not to end it; if it comes back, await_end sees that
+            pass
+
+
+def await_end(dirs: Dirs, asked: Entry, deadline: float) -> None:
+    """Wait until the end of a container that was asked to end is recorded; kill what has not ended by the deadline (monotonic).
+
+    Raises StateError when it does not end even so.
+    """
+    from time import monotonic
+
+    entry: Entry | None = asked
+    heard = asked.pid
+    while entry is not None and entry.alive:
+        now = monotonic()
+        if now > deadline + _PATIENCE:
+            raise StateError(
+                f"container {entry.identity} does not end", "a process of it may hang in the kernel; try again later"
+            )
+        pause = 0.02  # it is being started, or waits to be: there is nobody yet who could be asked
+        if entry.pid is not None and now >= deadline:
+            ask_to_end(dirs, entry, 9)
+            _hurry(entry)
+            pause = 0.5
+        elif entry.pid is not None and entry.pid != heard:
+            ask_to_end(dirs, entry)
+            heard = entry.pid
+        elif entry.pid is not None:
+            pause = deadline - now
+        else:
+            _mark(dirs, entry)
+            _hurry(entry)
+        if listing.wait_for_owner(entry.path, pause):
+            return
+        entry = listing.load(dirs, entry.identity, entry.name)
+
+
+def _hurry(entry: Entry) -> None:
+    """Tell the monitor to wait no longer: for the next start, or for a client that does not take the last output."""
+    try:
+        with console.connect(entry.path) as connection:
+            connection.send(bytes([native.number("PB_K_HURRY")]))
+    except (OSError, StateError):
+        pass
+
+
 def stop(dirs: Dirs, entry: Entry, grace: float = GRACE) -> None:
     """Ask a container to end, kill it when it has not after ``grace`` seconds, and wait until its end is recorded."""
-    if not entry.alive:
-        return
-    if os.path.isdir(kept.folder(dirs, entry.identity)):
-        kept.mark_stopped(dirs, entry.identity, stopped=True)
-    ended = entry.pid is None  # it waits for its next start
-    if not ended:
-        try:
-            signal(entry, stop_signal(dirs, entry))
-            if entry.status == "paused":
-                thaw(entry.groups)  # so that it can hear it
-            ended = listing.wait_for_owner(entry.path, grace)
-            if not ended:
-                signal(entry, 9)
-        except StateError:  # it was quicker
-            pass
-    wait_recorded(entry)
+    from time import monotonic
+
+    if entry.alive:
+        ask_to_end(dirs, entry)
+        await_end(dirs, entry, monotonic() + grace)
 
 
-def wait_recorded(entry: Entry) -> None:
-    """Wait for the record of the end of a container that was ended. Raises StateError when it does not come."""
-    if not listing.wait_for_owner(entry.path, _PATIENCE):
-        raise StateError(f"container {entry.identity} does not end", "a process of it may hang in the kernel; try again later")
+def wait(dirs: Dirs, entry: Entry) -> int:
+    """Wait until a container has ended; returns its exit status. Raises StateError when nobody recorded it."""
+    what = kept.plain(dirs, entry.identity) or {}
+    if entry.status == "created" and not entry.alive:
+        return 0  # as docker
+    if entry.alive and what.get("remove"):  # its result goes with it: only its monitor can tell
+        return _wait_beside(entry)
+    listing.wait_for_owner(entry.path, None)
+    after = listing.load(dirs, entry.identity, entry.name)
+    if after is not None and after.status == "dead" and kept.exists(dirs, entry.identity):
+        return 137  # what gc will write down
+    code = (after.result or {}).get("exit_code") if after is not None else None
+    if isinstance(code, int):
+        return code
+    raise StateError(
+        f"container {entry.identity} is gone", "nobody recorded how it ended: it was removed, or its pybox was killed"
+    )
+
+
+def _wait_beside(entry: Entry) -> int:
+    from struct import unpack
+
+    status = None
+    try:
+        with console.connect(entry.path) as connection:
+            connection.send(bytes([native.number("PB_K_QUIET")]))
+            while message := connection.recv(64 << 10):
+                if message[0] == native.number("PB_K_ENDED"):
+                    (status,) = unpack("i", message[1:5])
+                    break
+    except (OSError, StateError):
+        pass
+    if status is None:
+        raise StateError(f"container {entry.identity} is gone", "it was started with --rm, and had ended already or was killed")
+    listing.wait_for_owner(entry.path, _PATIENCE)
+    return verdict(status, False, 0)[1]
 
 
 def remove(dirs: Dirs, entry: Entry, force: bool = False) -> None:
     """Remove a container; one that runs only with ``force``, which kills it. Raises StateError or PyboxError."""
-    if entry.alive:
-        if not force:
-            raise StateError(f"container {entry.identity} is {entry.status}", "stop it first, or: pybox rm -f")
-        kill(dirs, entry)
+    from time import monotonic
+
+    for _ in range(5):
+        if entry.alive:
+            if not force:
+                raise StateError(f"container {entry.identity} is {entry.status}", "stop it first, or: pybox rm -f")
+            ask_to_end(dirs, entry, 9)
+            await_end(dirs, entry, monotonic())
         again = listing.load(dirs, entry.identity, entry.name)
         if again is None:
-            return  # it was started with --rm
-        entry = again
-    if os.path.isdir(entry.path):
-        claim = state.claim_dead(dirs, entry.identity)
+            return None  # it was started with --rm
+        is_kept = os.path.isdir(kept.folder(dirs, entry.identity))
+        lock = kept.lock(dirs, entry.identity) if is_kept else -1
         try:
-            state.bury(dirs, entry.identity, forget=True)
-        except OSError as error:
-            raise PyboxError(f"cannot remove container {entry.identity}: {error.strerror}: {error.filename}") from None
-        except ValueError as error:
-            raise PyboxError(f"cannot remove container {entry.identity}: {error}") from None
+            looked = listing.load(dirs, entry.identity, entry.name)
+            if looked is None or not looked.alive:
+                return _remove(dirs, looked or entry)
+            entry = looked  # somebody has started it meanwhile
         finally:
-            os.close(claim)
-    forget(dirs, entry.identity, entry.name)
+            if lock >= 0:
+                os.close(lock)
+    raise StateError(f"container {entry.identity} is started again and again by another command")
 
 
-def kill(dirs: Dirs, entry: Entry) -> None:
-    """Kill a container and wait until its end is recorded; it does not start again by itself."""
-    if os.path.isdir(kept.folder(dirs, entry.identity)):
-        kept.mark_stopped(dirs, entry.identity, stopped=True)
+def _remove(dirs: Dirs, entry: Entry) -> None:
     try:
-        signal(entry, 9)
-    except StateError:
-        pass
-    wait_recorded(entry)
+        record = state.claim_dead(dirs, entry.identity)
+        if record is not None:
+            try:
+                burial.bury(dirs, entry.identity, forget=True)
+            finally:
+                os.close(record)
+        burial.forget(dirs, entry.identity, entry.name)
+    except OSError as error:
+        raise PyboxError(f"cannot remove container {entry.identity}: {error.strerror}: {error.filename}") from None
+    except ValueError as error:
+        raise PyboxError(f"cannot remove container {entry.identity}: {error}") from None
 
 
 def rename(dirs: Dirs, entry: Entry, name: str) -> None:
     """Give a kept container another name. Raises StateError when it is taken."""
     state.check_name(name)
-    if name == entry.name:
-        return
+    listing.config(dirs, entry)
     lock = kept.lock(dirs, entry.identity)
     try:
-        what = listing.config(dirs, entry)
+        what = kept.load(dirs, entry.identity)
+        if what is None:
+            raise StateError(f"container {entry.identity} was just removed")
+        if name == what.name:
+            raise StateError(f"container {entry.identity} has the name {name!r} already")
         state.reserve(dirs, entry.identity, name)
-        kept.write(dirs, what.replace(name=name))
-        if entry.name:
-            undo("unlink", f"{dirs.state}/names/{entry.name}")
+        try:
+            kept.write(dirs, what.replace(name=name))
+        except OSError:
+            undo("unlink", f"{dirs.store}/names/{name}")
+            raise
+        if what.name:
+            undo("unlink", f"{dirs.store}/names/{what.name}")
     finally:
         os.close(lock)
 
@@ -213,13 +337,17 @@ def rename(dirs: Dirs, entry: Entry, name: str) -> None:
 def boot(dirs: Dirs) -> Iterator[tuple[Entry, PyboxError | None]]:
     """Start what is to run whenever the machine does: restart policy always, or unless-stopped and nobody has stopped it."""
     for entry in listing.entries(dirs):
-        what = None if entry.alive else kept.load(dirs, entry.identity)
-        if what is None or what.restart not in ("always", "unless-stopped"):
-            continue
-        if what.restart == "unless-stopped" and kept.is_stopped(dirs, entry.identity):
+        if entry.alive or entry.status == "created":
             continue
         try:
-            start(dirs, what)
+            what = kept.load(dirs, entry.identity)
+            if what is None or what.restart not in ("always", "unless-stopped"):
+                continue
+            if what.restart == "unless-stopped" and kept.is_stopped(dirs, entry.identity):
+                continue
+            start(dirs, entry.identity)
             yield entry, None
         except PyboxError as error:
             yield entry, error
+        except OSError as error:
+            yield entry, PyboxError(f"container {entry.identity}: {error.strerror}: {error.filename or ''}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from pybox import kept, state
+from pybox import burial, kept, state
 from pybox.dirs import Dirs
 from pybox.errors import StateError
 from pybox.host import read
@@ -22,7 +22,12 @@ if TYPE_CHECKING:
 
 
 class Entry(Record):
-    """A container as its record shows it; dead: its pybox was killed, and nobody has cleaned up yet."""
+    """A container as its record shows it.
+
+    created      it has not run yet; ``alive``: it is just being started
+    restarting   it has ended and waits to be started again by its policy
+    dead         its pybox was killed, and nobody has cleaned up yet
+    """
 
     identity: str
     name: str
@@ -31,11 +36,7 @@ class Entry(Record):
     pid: int | None  # of its process 1, on the host
     journal: dict[str, Json]
     result: dict[str, Json] | None
-
-    @property
-    def alive(self) -> bool:
-        """Whether somebody looks after it right now."""
-        return self.status in ("running", "paused", "restarting") or (self.status == "created" and bool(self.journal))
+    alive: bool = False  # somebody looks after it right now
 
     @property
     def groups(self) -> tuple[tuple[str, str], ...]:
@@ -51,14 +52,17 @@ def _groups(journal: dict[str, Json]) -> tuple[tuple[str, str], ...]:
 
 def entries(dirs: Dirs) -> list[Entry]:
     """Return all containers, oldest first."""
+    names = {identity: name for name, identity in state.names(dirs)}
+    loaded = [entry for identity in _identities(dirs) if (entry := load(dirs, identity, names.get(identity, ""))) is not None]
+    return sorted(loaded, key=lambda entry: (_seconds(entry.journal.get("created")), entry.identity))
+
+
+def _identities(dirs: Dirs) -> set[str]:
     try:
-        found = {name for name in os.listdir(dirs.state) if state.is_id(name)}
+        found = set(os.listdir(dirs.state))
     except FileNotFoundError:
         found = set()
-    found |= {name for name in kept.identities(dirs) if state.is_id(name)}
-    names = state.names_by_id(dirs)
-    loaded = [entry for identity in found if (entry := load(dirs, identity, names.get(identity, ""))) is not None]
-    return sorted(loaded, key=lambda entry: (_seconds(entry.journal.get("created")), entry.identity))
+    return {name for name in found.union(kept.identities(dirs)) if state.is_id(name)}
 
 
 def _seconds(created: Json) -> float:
@@ -68,45 +72,54 @@ def _seconds(created: Json) -> float:
 def load(dirs: Dirs, identity: str, name: str) -> Entry | None:
     """Return one container by its id; None when it is being made or removed right now."""
     path = f"{dirs.state}/{identity}"
+    lives = owner_lives(path)  # first: what is read of a container that has no owner does not change under us
     said, _, pid = read(f"{path}/journal").partition("\n")
     journal = state.parse(said)
-    result = state.parse(read(f"{path}/result"))
-    lives = owner_lives(path)
-    status: Status
-    if journal is None:  # between two runs, or before the first
-        rest = _at_rest(dirs, identity, name, path)
-        if not lives and result is None:
-            return rest
-        journal = rest.journal if rest is not None else {}
-    if result is not None:  # it has ended, whoever holds the lock to look at its files or is cleaning up
-        status = "exited"
-    elif lives:
-        status = "running" if pid else "restarting" if os.path.exists(f"{path}/restarts") else "created"
-        if status == "running" and frozen(_groups(journal)):
-            status = "paused"
-    else:
+    if not lives:
+        return _at_rest(dirs, identity, name, path, journal)
+    if journal is not None and pid.isdigit():
+        status: Status = "paused" if frozen(_groups(journal)) else "running"
+        return Entry(identity, name, path, status, int(pid), journal, None, alive=True)
+    again = os.path.exists(f"{path}/restarts")
+    if not owner_lives(path):  # it ended just now
+        return _at_rest(dirs, identity, name, path, journal)
+    status = "restarting" if again else "created"
+    config = kept.plain(dirs, identity)
+    if journal is None:
+        journal = {} if config is None else _as_journal(config)
+    return Entry(identity, name, path, status, None, journal, kept.result(dirs, identity) if again else None, alive=True)
+
+
+def _at_rest(dirs: Dirs, identity: str, name: str, path: str, journal: dict[str, Json] | None) -> Entry | None:
+    """Return a container that nobody looks after: it has not run yet, it has ended, or its owner or the machine died."""
+    result = None
+    config = kept.plain(dirs, identity)
+    if config is None:
+        if not journal and not kept.exists(dirs, identity):
+            return None
+        return Entry(identity, name, path, "dead", None, journal or {}, None)
+    name = name or str(config.get("name", ""))
+    if not kept.is_running(dirs, identity):
+        result = kept.result(dirs, identity)
+        status: Status = "created" if result is None else "exited"
+    elif journal is not None:
         status = "dead"
-    return Entry(identity, name, path, status, int(pid) if lives and pid.isdigit() else None, journal, result)
+    else:
+        result, status = burial.lost(identity, "the machine went down while it ran"), "exited"
+    return Entry(identity, name, path, status, None, journal or _as_journal(config, result), result)
 
 
-def _at_rest(dirs: Dirs, identity: str, name: str, path: str) -> Entry | None:
-    """Return a container that has only its config: it was created and never started, or the machine went down under it."""
-    try:
-        found = kept.load(dirs, identity)
-    except StateError:  # of another version; `rm` removes it all the same
-        found = None
-    if found is None:
-        return None if not os.path.isdir(kept.folder(dirs, identity)) else Entry(identity, name, path, "dead", None, {}, None)
-    journal: dict[str, Json] = {
-        "image": found.spec.image,
-        "image_id": found.image_id,
-        "layers": found.layers,
-        "args": found.spec.args,
-        "created": found.created,
+def _as_journal(config: dict[str, Json], result: dict[str, Json] | None = None) -> dict[str, Json]:
+    """Return what a journal would say of a kept container that has none."""
+    spec = config.get("spec")
+    spec = spec if isinstance(spec, dict) else {}
+    return {
+        "image": spec.get("image", ""),
+        "image_id": config.get("image_id", ""),
+        "layers": config.get("layers", []),
+        "args": (result or {}).get("args") or spec.get("args", []),
+        "created": config.get("created"),
     }
-    started = os.path.exists(f"{kept.folder(dirs, identity)}/log")
-    lost: dict[str, Json] = {"reason": "lost", "exit_code": 255, "error": "the machine went down while it ran"}
-    return Entry(identity, name or found.name, path, "exited" if started else "created", None, journal, lost if started else None)
 
 
 def owner_lives(path: str) -> bool:
@@ -141,11 +154,10 @@ def wait_for_owner(path: str, seconds: float | None) -> bool:
 
 
 def hold(dirs: Dirs, entry: Entry) -> int:
-    """Lock a container that does not run: nobody starts or removes it meanwhile. Close the fd to let go. Raises StateError."""
-    if not os.path.isdir(entry.path):
-        return kept.lock(dirs, entry.identity)
-    fd = state.claim_dead(dirs, entry.identity)
-    if os.fstat(fd).st_nlink > 0 and os.path.exists(f"{entry.path}/result"):
+    """Lock a kept container that does not run: nobody starts or removes it meanwhile. Close the fd to let go. Raises StateError."""
+    fd = kept.lock(dirs, entry.identity)
+    again = load(dirs, entry.identity, entry.name)
+    if again is not None and not again.alive:
         return fd
     os.close(fd)
     raise StateError(f"container {entry.identity} was just removed or started", "`pybox ps -a` lists them")
@@ -153,13 +165,19 @@ def hold(dirs: Dirs, entry: Entry) -> int:
 
 def find(dirs: Dirs, wanted: str) -> Entry:
     """Return the container of an id, an unambiguous beginning of an id, or a name. Raises StateError."""
-    all_of_them = entries(dirs)
-    exact = [entry for entry in all_of_them if wanted and wanted in (entry.identity, entry.name)]
-    found = exact or [entry for entry in all_of_them if wanted and entry.identity.startswith(wanted)]
+    missing = StateError(f"no such container: {wanted}", "`pybox ps -a` lists them")
+    if not wanted or "/" in wanted:
+        raise missing
+    known = state.holder(dirs, wanted)
+    if known and (entry := load(dirs, known, wanted)) is not None:
+        return entry
+    matching = [identity for identity in _identities(dirs) if identity.startswith(wanted)]
+    names = {identity: name for name, identity in state.names(dirs)} if matching else {}
+    found = [entry for identity in matching if (entry := load(dirs, identity, names.get(identity, ""))) is not None]
     if not found:
-        raise StateError(f"no such container: {wanted}", "`pybox ps -a` lists them")
+        raise missing
     if len(found) > 1:
-        raise StateError(f"{wanted} is ambiguous: " + ", ".join(entry.identity for entry in found), "give more of the id")
+        raise StateError(f"{wanted} is ambiguous: " + ", ".join(sorted(entry.identity for entry in found)), "give more of the id")
     return found[0]
 
 

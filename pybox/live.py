@@ -52,7 +52,8 @@ def running(dirs: Dirs, word: str) -> Entry:
 
 def not_running(entry: Entry) -> StateError:
     """Return the error for a container that should run and does not."""
-    how = {"created": "it is just being started", "dead": "its pybox was killed"}.get(entry.status, f"it is {entry.status}")
+    new = "it is just being started" if entry.alive else "it has not been started yet"
+    how = {"created": new, "dead": "its pybox was killed"}.get(entry.status, f"it is {entry.status}")
     return StateError(f"container {entry.identity} is not running: {how}", "`pybox ps` lists those that run")
 
 

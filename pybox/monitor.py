@@ -2,8 +2,9 @@
 
     become    launch the container, then exec the monitor (csrc/monitor.h): same pid, so the container stays its child, and the
               lock on its record, an fd, goes along. No Python is left behind
-    finish    what the monitor becomes when the container has ended and its output is written down: record the end, undo, start
-              again if it shall restart
+    finish    what the monitor becomes when the container has ended and its output is written down: record the end, undo, and
+              if it shall start again, become a monitor that only waits for that
+    resume    what that one becomes when it is time
 
 When the monitor is killed its container dies with it, at the leash, and the next pybox finds a record without a living owner.
 """
@@ -15,7 +16,7 @@ import sys
 
 from pybox import fastjson, kept, native, specjson, state
 from pybox.dirs import Dirs
-from pybox.errors import PyboxError, StateError
+from pybox.errors import PyboxError
 from pybox.host import read
 from pybox.kept import Kept
 from pybox.kernel import cgroup
@@ -83,36 +84,71 @@ def become(runtime: Runtime, what: Kept, claim: Claim, client: int = -1, owned: 
     ``client`` is an attached client's socket from the start, ``owned``: the container dies with it; ``said`` is told "started".
     """
     spec = what.spec.replace(image=what.image_id or what.spec.image)  # the tag may have moved on
-    ready = runtime.planner.ready(spec, keep=True, managed=True)
-    runtime.make_once(ready.given)
+    try:
+        ready = runtime.planner.ready(spec, keep=True, managed=True)
+        runtime.make_once(ready.given)
+    except BaseException as error:
+        _failed(runtime.dirs, what, claim, [], error if said < 0 else None)
+        raise
     desk = Desk(claim.identity, runtime.reuse)
     leaves = [(verb, desk.named(path)) for verb, path in ready.plan.leaves()]
     leaves.append(("tree", kept.folder(runtime.dirs, claim.identity)))
-    there = os.path.isdir(f"{runtime.dirs.uppers}/{claim.identity}")  # it has run before, and what it wrote is kept
+    there = _has_written(f"{runtime.dirs.uppers}/{claim.identity}")  # it has run before, and what it wrote is kept
     pipes = Pipes(spec.tty, what.stdin, owner(ready.given))
-    journal = state.open_journal(claim, {**journal_of(ready, desk, what.name, leaves), **_said(what)})
+    journal, begun = -1, said < 0
     try:
+        said_of_it = {**journal_of(ready, desk, what.name, leaves), **_said(what)}
+        journal = state.open_journal(claim, said_of_it)
+        kept.begin(runtime.dirs, what.identity, kept.ROOM + len(fastjson.dumps(said_of_it["args"])))
+        begun = True
         if there:
             ready = _keep_upper(ready)
         child, leash = runtime.clone(ready, desk, pipes.given)
         try:
             pipes.launched()
-            os.write(journal, str(child.pid).encode())
+            state.write_all(journal, str(child.pid).encode(), f"{claim.path}/journal")
             enforced = fastjson.dumps(dict(effective(ready.plan, desk)))
             _exec(runtime.dirs, what, claim, child, leash, pipes, (client, owned), enforced, said)
         except BaseException:
             os.kill(child.pid, 9)
             native.wait(child.pid)
             raise
-    except BaseException:
-        for verb, path in reversed(leaves):
-            if verb != "tree":
-                undo(verb, path)
+    except BaseException as error:
+        _failed(runtime.dirs, what, claim, leaves, error if begun else None)
         raise
     finally:
         pipes.close()
-        os.close(journal)
+        if journal >= 0:
+            os.close(journal)
         desk.close()
+
+
+def _failed(dirs: Dirs, what: Kept, claim: Claim, leaves: list[tuple[str, str]], error: BaseException | None) -> None:
+    """Undo what was done for a container that could not be launched, and record why; it can be started again.
+
+    Without ``error`` it has not come so far: the container is as it was before.
+    """
+    for verb, path in reversed(leaves):
+        if verb != "tree":
+            undo(verb, path)
+    if error is not None:
+        _record_failure(dirs, what, error)
+    state.release(claim)
+
+
+def _record_failure(dirs: Dirs, what: Kept, error: BaseException) -> None:
+    failed = Result(
+        id=what.identity,
+        image=what.spec.image,
+        args=what.spec.args,
+        reason="launch-failed",
+        exit_code=getattr(error, "exit_code", 125),
+        error=error.message if isinstance(error, PyboxError) else str(error),
+    )
+    try:
+        kept.end(dirs, what.identity, failed.to_json())
+    except OSError:  # the disk is full, which is why it could not be launched
+        undo("unlink", f"{kept.folder(dirs, what.identity)}/running")
 
 
 def _said(what: Kept) -> dict[str, Json]:
@@ -121,9 +157,22 @@ def _said(what: Kept) -> dict[str, Json]:
         "image": what.spec.image,
         "spec": specjson.to_json(what.spec),
         "created": what.created,
-        "kept": not what.remove,
+        "kept": not what.remove,  # see burial.bury
         "monitor": True,
     }
+
+
+def _has_written(upper: str) -> bool:
+    """Return whether a writable layer has anything in it; one that has not may be half made, and is removed."""
+    try:
+        if os.listdir(f"{upper}/u"):
+            return True
+    except FileNotFoundError:
+        pass
+    except PermissionError:  # a plain user's, whose root in there is another id
+        return True
+    undo("tree", upper)
+    return False
 
 
 def _keep_upper(ready: Ready) -> Ready:
@@ -163,16 +212,23 @@ def _exec(
         "PB_M_BEGUN": begun,
         "PB_M_DEADLINE": 0 if what.timeout is None else begun + round(what.timeout * 1000),
     }
-    words = ["pybox-monitor"] + [""] * (native.number("PB_M_FINISH") - 1)
+    if said >= 0:
+        try:
+            os.write(said, b"started")
+        except BrokenPipeError:  # who started it was killed meanwhile: it runs, and is listed
+            pass
+    _become_monitor(dirs, claim, numbers, (*pipes.ours.values(), leash), [enforced])
+
+
+def _become_monitor(dirs: Dirs, claim: Claim, numbers: dict[str, int], fds: tuple[int, ...], rest: list[str]) -> NoReturn:
+    words = ["pybox-monitor"] + ["-1"] * (native.number("PB_M_FINISH") - 1)
     for name, value in numbers.items():
         words[native.number(name)] = str(value)
-    for fd in (leash, *pipes.ours.values(), *(numbers[name] for name in ("PB_M_LISTEN", "PB_M_CLIENT", "PB_M_LOG")), claim.lock):
+    for fd in (*fds, *(numbers.get(name, -1) for name in ("PB_M_LISTEN", "PB_M_CLIENT", "PB_M_LOG")), claim.lock):
         if fd >= 0:
             os.set_inheritable(fd, True)
-    if said >= 0:
-        os.write(said, b"started")
     env = {**os.environ, "PYBOX_STORE": dirs.store, "PYBOX_STATE": dirs.state}
-    os.execve(native.beside("pybox-monitor"), [*words, *_finish_command(what.identity, claim.lock, enforced)], env)
+    os.execve(native.beside("pybox-monitor"), [*words, *_finish_command(claim, rest)], env)
 
 
 def _listen(claim: Claim) -> int:
@@ -186,7 +242,7 @@ def _listen(claim: Claim) -> int:
     return door.detach()
 
 
-def _finish_command(identity: str, lock: int, enforced: str) -> list[str]:
+def _finish_command(claim: Claim, rest: list[str]) -> list[str]:
     """Return the words that start this very pybox again, however it was started, with as little as possible around it."""
     import _cffi_backend
 
@@ -194,7 +250,7 @@ def _finish_command(identity: str, lock: int, enforced: str) -> list[str]:
         os.path.dirname(os.path.abspath(file)) for file in (os.path.dirname(__file__), _cffi_backend.__file__ or "")
     )
     code = f"import sys; sys.path += {list(places)!r}; from pybox.cli.main import main; main()"
-    return [sys.executable, "-I", "-S", "-c", code, "finish", identity, str(lock), enforced]
+    return [sys.executable, "-I", "-S", "-c", code, "finish", claim.identity, str(claim.lock), *rest]
 
 
 class Fate(Record):
@@ -208,31 +264,38 @@ class Fate(Record):
     wall_ms: int
     timed_out: int
     lost: int  # lines of the log
+    told_to_end: int  # the monitor itself was sent SIGTERM: the machine goes down
 
 
 def finish(dirs: Dirs, identity: str, lock: int, enforced: str, fate: Fate) -> None:
-    """Record the end of a container, undo what was done for it, and start it again if it shall be."""
+    """Record the end of a container and undo what was done for it; wait for its next start if it shall be started again."""
     claim = Claim(identity, f"{dirs.state}/{identity}", lock)
     os.set_inheritable(lock, False)
     journal = state.parse(read(f"{claim.path}/journal").partition("\n")[0]) or {}
     what = kept.load(dirs, identity)
-    if what is None:
-        raise StateError(f"container {identity} was removed while it ran")
-    result = _result(journal, what, enforced, fate)
-    leaves = journal.get("leaves")
-    for leaf in reversed(leaves if isinstance(leaves, list) else []):
-        assert isinstance(leaf, list)
-        if leaf[0] != "tree" or what.remove:
-            undo(str(leaf[0]), str(leaf[1]))
-    if what.remove:
-        if what.name:
-            undo("unlink", f"{dirs.state}/names/{what.name}")
-        state.release(claim)
-    elif _wants_restart(dirs, what, result):
-        _again(dirs, what, claim, result)
-    else:
-        state.write_result(claim, result.to_json())
-        state.release(claim, keep=True)
+    forget = what is None or what.remove
+    if what is not None and not what.remove:
+        result = _result(journal, what, enforced, fate)
+        kept.end(dirs, identity, result.to_json())  # first: whatever happens from here on, this is how it ended
+    guard = kept.lock(dirs, identity) if what is not None and forget else -1  # a rename, perhaps
+    try:
+        if guard >= 0:
+            undo("unlink", f"{kept.folder(dirs, identity)}/config")
+        leaves = journal.get("leaves")
+        for leaf in reversed(leaves if isinstance(leaves, list) else []):
+            assert isinstance(leaf, list)
+            if forget or leaf[0] != "tree":
+                undo(str(leaf[0]), str(leaf[1]))
+    finally:
+        if guard >= 0:
+            os.close(guard)
+    if what is not None and not forget and not fate.told_to_end and _wants_restart(dirs, what, result):
+        _wait_for_restart(dirs, claim, result)
+    state.release(claim)
+    if forget:
+        for name, holder in state.names(dirs):
+            if holder == identity:
+                state.free_if_left(dirs, name)
 
 
 def _result(journal: dict[str, Json], what: Kept, enforced: str, fate: Fate) -> Result:
@@ -256,6 +319,7 @@ def _result(journal: dict[str, Json], what: Kept, enforced: str, fate: Fate) -> 
         memory_peak=bill.memory_peak if bill.memory_peak is not None else fate.maxrss_kb * 1024 if fate.maxrss_kb >= 0 else None,
         limit_hits=bill.limit_hits,
         effective=tuple((name, str(value)) for name, value in how.items()) if isinstance(how, dict) else (),
+        error=f"{fate.lost} lines of its log are missing: the disk was full" if fate.lost else None,
     )
 
 
@@ -269,24 +333,35 @@ def _wants_restart(dirs: Dirs, what: Kept, result: Result) -> bool:
     return result.exit_code != 0 and not (most and int(restarts or 0) >= int(most))
 
 
-def _again(dirs: Dirs, what: Kept, claim: Claim, result: Result) -> None:
-    """Start it again after a pause that doubles from 0.1 s to a minute; while it lasts, `stop` and `rm -f` are heard."""
-    from time import monotonic, sleep
+def _wait_for_restart(dirs: Dirs, claim: Claim, result: Result) -> None:
+    """Become a monitor that waits, for a time that doubles from 0.1 s to a minute; meanwhile it hears `stop` and `rm -f`.
+
+    Returns only when that can't be: then the container stays as it is, ended.
+    """
+    from time import monotonic
 
     count = 0 if result.wall >= _GOOD_RUN else int(read(f"{claim.path}/restarts") or 0)
-    limit = monotonic() + min(0.1 * 2 ** min(count, 16), _LONGEST_PAUSE)
-    state.forget_run(claim.path)
-    state.write_file(claim, "restarts", str(count + 1))
-    while monotonic() < limit and not kept.is_stopped(dirs, what.identity):
-        sleep(0.05)
-    if kept.is_stopped(dirs, what.identity):
-        state.write_result(claim, result.to_json())
-        state.release(claim, keep=True)
-        return
+    pause = min(0.1 * 2 ** min(count, 16), _LONGEST_PAUSE)
     try:
+        state.forget_run(claim.path)
+        state.write_file(claim, "restarts", str(count + 1))
+        numbers = {
+            "PB_M_PID": 0,
+            "PB_M_LISTEN": _listen(claim),
+            "PB_M_LOG": os.open(kept.folder(dirs, claim.identity), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC),
+            "PB_M_DEADLINE": round((monotonic() + pause) * 1000),
+        }
+        _become_monitor(dirs, claim, numbers, (), [])
+    except OSError:
+        pass
+
+
+def resume(dirs: Dirs, identity: str, lock: int) -> None:
+    """Start a container again, when the time has come; or not, when it was stopped or removed meanwhile."""
+    claim = Claim(identity, f"{dirs.state}/{identity}", lock)
+    os.set_inheritable(lock, False)
+    what = kept.load(dirs, identity)
+    if what is None or kept.is_stopped(dirs, identity):
+        state.release(claim)
+    else:
         become(Runtime(dirs), what, claim)
-    except (PyboxError, OSError) as error:
-        message = error.message if isinstance(error, PyboxError) else str(error)
-        failed = result.replace(reason="launch-failed", exit_code=getattr(error, "exit_code", 125), error=message)
-        state.write_result(claim, failed.to_json())
-        state.release(claim, keep=True)

@@ -190,7 +190,7 @@ class Running:
             self._close()
             result = _result(self._ready, self._desk, end, cgroup.bill(self.groups))
             if self._options.keep:
-                state.write_result(self._claim, result.to_json())
+                _ended(self._dirs, result)
             finished = True
             return result
         finally:
@@ -207,12 +207,14 @@ class Running:
                 os.close(self._leash)
             self._desk.close()
         finally:
+            if self._options.keep and not keep:  # what has no config is no container, and what is half removed is swept
+                undo("unlink", f"{self._dirs.store}/containers/{self.identity}/config")
             for verb, path in reversed(self._leaves):
                 if not (keep and verb == "tree"):
                     undo(verb, path)
             if self._options.name and not keep:
-                undo("unlink", f"{self._dirs.state}/names/{self._options.name}")
-            state.release(self._claim, keep)
+                undo("unlink", f"{self._dirs.store}/names/{self._options.name}")
+            state.release(self._claim)
 
 
 def _keep(where: Dirs, identity: str, ready: Ready, options: Options) -> None:
@@ -221,6 +223,8 @@ def _keep(where: Dirs, identity: str, ready: Ready, options: Options) -> None:
     from pybox import kept
 
     image = ready.given.image
+    lock = kept.make(where, identity)
+    kept.begin(where, identity, kept.ROOM + len(str(command.words(ready.given))))
     kept.write(
         where,
         kept.Kept(
@@ -234,6 +238,13 @@ def _keep(where: Dirs, identity: str, ready: Ready, options: Options) -> None:
             timeout=options.timeout,
         ),
     )
+    os.close(lock)
+
+
+def _ended(where: Dirs, result: Result) -> None:
+    from pybox import kept
+
+    kept.end(where, result.id, result.to_json())
 
 
 def owner(given: Inputs) -> tuple[int, int] | None:

@@ -1,15 +1,16 @@
-"""The record of a container: /run/pybox/ID. Claim by mkdir, journal before effects, one lock per container, sweep.
+"""The record of a container that somebody looks after: /run/pybox/ID. Claim by mkdir, journal before effects, one lock each.
 
     ID/journal      one line of JSON: who and what, and what undoing needs; written before the first effect.
                     Later a second line: the host's pid of process 1
-    ID/result       one JSON object: how it ended; only of containers that are kept (no --rm)
     ID/attach       the socket of pybox-monitor, of a container that it looks after
-    ID/restarts     how often it was started again, and while it waits for that, no pid is in the journal
-    names/NAME      a symlink to the id: a name is taken exactly as long as it is there
+    ID/restarts     how often it was started again, and while it waits for that, there is no journal
 
-The owner holds flock(2) on the directory for as long as it lives. Who can take the lock may conclude that the owner is dead:
-no pid is compared, none can be reused. There is no lock over all containers and nothing is synced: what a crash of the machine
-loses is the record of processes that it has ended too.
+The owner holds flock(2) on the directory for as long as it lives, and removes it when the container has ended. Who can take
+the lock may conclude that the owner is dead: no pid is compared, none can be reused. There is no lock over all containers and
+nothing is synced: what a crash of the machine loses is the record of processes that it has ended too. What a container is, and
+how it ended, outlives that in the store (kept.py); so do the names:
+
+    <store>/names/NAME    a symlink to the id: a name is taken exactly as long as it is there and its container is
 """
 
 from __future__ import annotations
@@ -19,16 +20,16 @@ import os
 from pybox import fastjson
 from pybox.dirs import Dirs, ensure
 from pybox.errors import SpecError, StateError
-from pybox.host import read
 from pybox.record import Record
-from pybox.undo import VERBS, undo
+from pybox.undo import undo
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from pybox.fastjson import Json
 
-_FILES = ("result", "attach", "restarts")  # of a record, beside the journal
+_FILES = ("attach", "restarts")  # of a record, beside the journal
 STUCK = ": cannot clean up: "  # in a line of sweep
+_TRIES = 500  # of 2 ms, for a lock that is held for a moment only
 _LOCK_EX, _LOCK_NB = 2, 4  # flock(2); the fcntl module's names for them cost its import
 
 
@@ -95,7 +96,7 @@ def claim(dirs: Dirs, name: str = "") -> Claim:
     if name:
         try:
             reserve(dirs, identity, name)
-        except StateError:
+        except BaseException:
             os.rmdir(path)
             os.close(fd)
             raise
@@ -103,23 +104,59 @@ def claim(dirs: Dirs, name: str = "") -> Claim:
 
 
 def claim_again(dirs: Dirs, identity: str) -> Claim:
-    """Claim the id of a kept container that is to be started: the record of its last run is forgotten. Raises StateError."""
-    path = ensure(f"{dirs.state}/{identity}")
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    if not _lock(fd) or os.fstat(fd).st_nlink == 0:
-        os.close(fd)
-        raise StateError(f"container {identity} is running", "or another command is at it")
-    forget_run(path)
-    return Claim(identity, path, fd)
+    """Claim the id of a kept container that is to be started, whose lock (kept.lock) is the caller's. Raises StateError.
+
+    What its last owner has left is undone first.
+    """
+    from time import sleep
+
+    from pybox import burial
+
+    path = f"{dirs.state}/{identity}"
+    for _ in range(_TRIES):
+        try:
+            os.mkdir(path, 0o700)
+        except FileNotFoundError:
+            ensure(dirs.state)
+            continue
+        except FileExistsError:
+            pass
+        fd = take(path)
+        if fd is not None and os.path.exists(f"{path}/journal"):
+            try:
+                burial.bury(dirs, identity)
+            finally:
+                os.close(fd)
+        elif fd is not None:
+            forget_run(path)
+            return Claim(identity, path, fd)
+        sleep(0.002)  # somebody looks whether it is locked
+    raise StateError(f"container {identity} is running", "or another command is at it")
 
 
-def claim_dead(dirs: Dirs, identity: str) -> int:
-    """Take the lock of a record whose owner is gone, to remove it; returns its fd. Raises StateError when somebody has it."""
-    fd = os.open(f"{dirs.state}/{identity}", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    if not _lock(fd):
-        os.close(fd)
-        raise StateError(f"container {identity} is busy with another command")
-    return fd
+def claim_dead(dirs: Dirs, identity: str) -> int | None:
+    """Take the lock of a record whose owner is gone, to remove it; returns its fd, None if there is none. Raises StateError."""
+    from time import sleep
+
+    path = f"{dirs.state}/{identity}"
+    for _ in range(_TRIES):
+        fd = take(path)
+        if fd is not None or not os.path.isdir(path):
+            return fd
+        sleep(0.002)
+    raise StateError(f"container {identity} is busy with another command", "try again in a moment")
+
+
+def take(path: str) -> int | None:
+    """Return an fd of a record, locked; None when it is gone or somebody has the lock."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return None
+    if _lock(fd) and os.fstat(fd).st_nlink > 0:
+        return fd
+    os.close(fd)
+    return None
 
 
 def forget_run(path: str) -> None:
@@ -133,31 +170,34 @@ def forget_run(path: str) -> None:
 
 def reserve(dirs: Dirs, identity: str, name: str) -> None:
     """Take a name for a container. Raises StateError when another has it."""
-    names = ensure(f"{dirs.state}/names")
+    folder = ensure(f"{dirs.store}/names")
     while True:
         try:
-            os.symlink(identity, f"{names}/{name}")
+            os.symlink(identity, f"{folder}/{name}")
             return
         except FileExistsError:
-            holder = _free_if_left(dirs, name)
-        if holder:
+            other = free_if_left(dirs, name)
+        if other:
             raise StateError(
-                f"the name {name!r} is taken by container {holder}", f"remove it: pybox rm {name}, or choose another name"
+                f"the name {name!r} is taken by container {other}", f"remove it: pybox rm {name}, or choose another name"
             )
 
 
-def _free_if_left(dirs: Dirs, name: str) -> str:
+def free_if_left(dirs: Dirs, name: str) -> str:
     """Remove a name whose container is gone (killed between the two removals); return the container it has otherwise.
 
     Under a lock on the names: of two who find it so, the second would remove what the first has put there meanwhile.
     """
-    fd = os.open(f"{dirs.state}/names", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fd = os.open(f"{dirs.store}/names", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return ""
     try:
         _lock(fd, wait=True)
-        holder = os.readlink(f"{dirs.state}/names/{name}")
-        if os.path.isdir(f"{dirs.state}/{holder}") or os.path.isdir(f"{dirs.store}/containers/{holder}"):
-            return holder
-        undo("unlink", f"{dirs.state}/names/{name}")
+        taken = os.readlink(f"{dirs.store}/names/{name}")
+        if os.path.isdir(f"{dirs.state}/{taken}") or os.path.isdir(f"{dirs.store}/containers/{taken}"):
+            return taken
+        undo("unlink", f"{dirs.store}/names/{name}")
     except FileNotFoundError:
         pass
     finally:
@@ -166,34 +206,44 @@ def _free_if_left(dirs: Dirs, name: str) -> str:
 
 
 def open_journal(taken: Claim, value: Json) -> int:
-    """Write the journal; returns its fd, for the pid that will follow."""
-    fd = os.open(f"{taken.path}/journal", os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    os.write(fd, fastjson.dumps(value).encode() + b"\n")
+    """Write the journal; returns its fd, for the pid that will follow. Raises OSError, with nothing of it left."""
+    path = f"{taken.path}/journal"
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        write_all(fd, fastjson.dumps(value).encode() + b"\n", path)
+    except OSError:
+        os.close(fd)
+        os.unlink(path)
+        raise
     return fd
 
 
-def write_result(taken: Claim, value: Json) -> None:
-    """Record how a kept container ended."""
-    write_file(taken, "result", fastjson.dumps(value))
-
-
 def write_file(taken: Claim, name: str, text: str) -> None:
-    """Write one file of a record."""
+    """Write one file of a record. Raises OSError."""
     fd = os.open(f"{taken.path}/{name}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
     try:
-        os.write(fd, text.encode())
+        write_all(fd, text.encode(), f"{taken.path}/{name}")
     finally:
         os.close(fd)
 
 
-def release(taken: Claim, keep: bool = False) -> None:
-    """Give the claim up; the record goes too, unless it is kept for `ps -a`."""
-    if not keep:
-        _remove_record(taken.path)
+def write_all(fd: int, data: bytes, path: str) -> None:
+    """Write all of it. Raises OSError that names the path, also when the disk is full after a part of it."""
+    try:
+        while data:
+            data = data[os.write(fd, data) :]
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, path) from None
+
+
+def release(taken: Claim) -> None:
+    """Give the claim up, and the record with it."""
+    remove_record(taken.path)
     os.close(taken.lock)
 
 
-def _remove_record(path: str) -> None:
+def remove_record(path: str) -> None:
+    """Remove a record, whose lock is the caller's."""
     forget_run(path)
     try:
         os.rmdir(path)
@@ -213,18 +263,21 @@ def parse(text: str) -> dict[str, Json] | None:
     return value if isinstance(value, dict) else None
 
 
-def names_by_id(dirs: Dirs) -> dict[str, str]:
+def names(dirs: Dirs) -> list[tuple[str, str]]:
+    """Return (name, id) of all names that are taken."""
     try:
-        found = os.listdir(f"{dirs.state}/names")
+        found = os.listdir(f"{dirs.store}/names")
     except FileNotFoundError:
-        return {}
-    names = {}
-    for name in found:
-        try:
-            names[os.readlink(f"{dirs.state}/names/{name}")] = name
-        except OSError:
-            pass
-    return names
+        return []
+    return [(name, taken) for name in found if (taken := holder(dirs, name))]
+
+
+def holder(dirs: Dirs, name: str) -> str:
+    """Return the id of the container that has a name, "" if none has."""
+    try:
+        return os.readlink(f"{dirs.store}/names/{name}")
+    except OSError:
+        return ""
 
 
 def sweep(dirs: Dirs) -> list[str]:
@@ -239,10 +292,12 @@ def sweep(dirs: Dirs) -> list[str]:
     except FileNotFoundError:
         found = []
     for identity in found:
-        fd = _take_dead(f"{dirs.state}/{identity}")
+        fd = take(f"{dirs.state}/{identity}")
         if fd is not None:
+            from pybox import burial  # who finds no dead pays nothing for it
+
             try:
-                done += bury(dirs, identity)
+                done += burial.found_dead(dirs, identity)
             except (OSError, ValueError) as error:  # the others are not to suffer
                 done.append(f"{identity}{STUCK}{error}")
             finally:
@@ -252,24 +307,10 @@ def sweep(dirs: Dirs) -> list[str]:
         if is_id(identity) and identity not in kept and not os.path.isdir(f"{dirs.state}/{identity}"):
             undo("tree", f"{dirs.uppers}/{identity}")  # the machine was rebooted: /run is empty, the disk is not
             done.append(f"removed the writable layer of {identity}")
-    for identity, name in names_by_id(dirs).items():
-        if identity not in kept and not os.path.isdir(f"{dirs.state}/{identity}") and not _free_if_left(dirs, name):
+    for name, identity in names(dirs):
+        if identity not in kept and not os.path.isdir(f"{dirs.state}/{identity}") and not free_if_left(dirs, name):
             done.append(f"freed the name {name}")
     return done
-
-
-def _take_dead(path: str) -> int | None:
-    """Return the lock of a record whose owner is dead and that nobody wants to keep."""
-    if os.path.exists(f"{path}/result"):
-        return None
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return None
-    if _lock(fd) and os.fstat(fd).st_nlink > 0 and not os.path.exists(f"{path}/result"):
-        return fd
-    os.close(fd)
-    return None
 
 
 def _kept(dirs: Dirs) -> frozenset[str]:
@@ -277,37 +318,3 @@ def _kept(dirs: Dirs) -> frozenset[str]:
         return frozenset(os.listdir(f"{dirs.store}/containers"))
     except FileNotFoundError:
         return frozenset()
-
-
-def bury(dirs: Dirs, identity: str, forget: bool = False) -> list[str]:
-    """Undo what a container without a living owner has left; returns a line for each thing done. Raises OSError, ValueError.
-
-    A kept one that pybox-monitor looked after stays, with a record that says that nobody saw its end; ``forget`` removes it too.
-    """
-    path = f"{dirs.state}/{identity}"
-    journal = parse(read(f"{path}/journal").partition("\n")[0]) or {}
-    leaves = journal.get("leaves", [])
-    done = []
-    if not isinstance(leaves, list) or not all(isinstance(leaf, list) and len(leaf) == 2 and leaf[0] in VERBS for leaf in leaves):
-        raise ValueError(f"its journal is of another version of pybox: {path}/journal")
-    keep = bool(journal.get("kept")) and not forget
-    for leaf in reversed(leaves):
-        assert isinstance(leaf, list)
-        verb, target = str(leaf[0]), str(leaf[1])
-        if keep and verb == "tree":
-            continue
-        if os.path.lexists(target):
-            done.append(f"{identity}: removed {target}")
-        undo(verb, target)
-    if keep:
-        lost: dict[str, Json] = {
-            "schema": "pybox.result/1",
-            "id": identity,
-            "reason": "lost",
-            "exit_code": 137,
-            "error": "its pybox was killed",
-        }
-        write_result(Claim(identity, path, -1), lost)
-        return [*done, f"{identity}: its pybox was killed; kept as it is"]
-    _remove_record(path)
-    return [*done, f"{identity}: its pybox was killed; forgotten"]

@@ -1,11 +1,11 @@
 """What happens to containers, while it happens: create, start, oom, pause, unpause, die, destroy. inotify(7), pidfd_open(2)
 
-There is no daemon to tell, and a launch does nothing for it. All of it is read off what is there anyway: the files of the state
-directory (state.py), a pidfd of each process 1, the event files of the control groups.
+There is no daemon to tell, and a launch does nothing for it. All of it is read off what is there anyway: the records of what
+runs (state.py), the folders of what is kept (kept.py), a pidfd of each process 1, the event files of the control groups.
 
-    mkdir ID, journal written     create        the pid written into the journal    start
+    journal or config written     create        the pid written into the journal    start
     memory.events, oom_control    oom           cgroup.events: frozen 1, frozen 0   pause, unpause
-    result written, or removed    die           rmdir ID                            destroy
+    record removed                die           record and folder removed           destroy
 
 A container that lived for two or three milliseconds may be gone before its files are read: then there is less to tell.
 """
@@ -16,7 +16,7 @@ import os
 from select import POLLIN, poll
 from time import monotonic, time
 
-from pybox import fastjson, listing, state
+from pybox import fastjson, kept, listing, state
 from pybox.dirs import Dirs, ensure
 from pybox.host import read
 from pybox.kernel.cgroup import keyed
@@ -78,7 +78,7 @@ class Watcher:
     """Watches one state directory. ``wait`` returns what happened; ``past`` is what the records say of before."""
 
     def __init__(self, dirs: Dirs) -> None:
-        self._state = ensure(dirs.state)
+        self._dirs, self._state = dirs, ensure(dirs.state)
         self._inotify = Inotify()
         self._poll = poll()
         self._poll.register(self._inotify.fd, POLLIN)
@@ -86,7 +86,9 @@ class Watcher:
         self._places: dict[int, _Known] = {}  # by inotify's number
         self._fds: dict[int, _Known] = {}  # pidfds and alarms
         self._new: list[Event] = []
-        self._top = self._inotify.watch(self._state, CREATE | DELETE | ONLYDIR)
+        self._tops = [
+            self._inotify.watch(ensure(path), CREATE | DELETE | ONLYDIR) for path in (self._state, f"{dirs.store}/containers")
+        ]
         self.past: tuple[Event, ...] = ()
         self._scan()
         self.past = tuple(
@@ -135,7 +137,7 @@ class Watcher:
                 self._scan()
             elif mask & IGNORED:
                 self._places.pop(number, None)
-            elif number == self._top:
+            elif number in self._tops:
                 if state.is_id(name):
                     if mask & CREATE:
                         self._meet(name)
@@ -146,7 +148,7 @@ class Watcher:
 
     def _scan(self) -> None:
         """Meet all that are there and miss all that are not: at the beginning, and when the kernel's queue was full."""
-        found = [name for name in os.listdir(self._state) if state.is_id(name)]
+        found = [name for name in {*os.listdir(self._state), *kept.identities(self._dirs)} if state.is_id(name)]
         for identity in found:
             self._meet(identity)
         for identity in self._known.keys() - found:
@@ -155,6 +157,8 @@ class Watcher:
     def _meet(self, identity: str) -> None:
         known = self._known.setdefault(identity, _Known(identity, f"{self._state}/{identity}"))
         self._watch(known, known.path, _FILES)
+        if not known.created:
+            self._watch(known, kept.folder(self._dirs, identity), MOVED_TO)
         self._look(known)
 
     def _watch(self, known: _Known, path: str, mask: int) -> None:
@@ -178,19 +182,35 @@ class Watcher:
         """Tell what is new in the record and the groups of a container."""
         said, _, pid = read(f"{known.path}/journal").partition("\n")
         journal = _object(said)
-        if journal is not None and not known.created:
-            known.created, known.journal = True, journal
-            self._tell(known, "create")
+        if not known.created:
+            known.journal = journal or self._config(known)
+            known.created = bool(known.journal)
+            if known.created:
+                self._tell(known, "create")
         if journal is not None and pid.isdigit() and int(pid) != known.pid:
             known.journal = journal
             self._started(known, int(pid))
         self._look_at_groups(known)
-        result = _object(read(f"{known.path}/result"))
-        if result is not None and known.pid and not known.dead:
-            reason, code = result.get("reason"), result.get("exit_code")
-            if reason == "oom" and not known.ooms:
-                self._tell(known, "oom")
-            self._died(known, code if isinstance(code, int) else None, str(reason))
+        if known.pid and not known.dead and journal is None:
+            self._recorded(known)
+
+    def _config(self, known: _Known) -> dict[str, Json]:
+        config = kept.plain(self._dirs, known.identity)
+        if config is None:
+            return {}
+        spec = config.get("spec")
+        image = spec.get("image") if isinstance(spec, dict) else ""
+        return {"name": config.get("name", ""), "image": image, "created": config.get("created")}
+
+    def _recorded(self, known: _Known) -> None:
+        """Tell how a container ended, if that has been written down."""
+        result = kept.result(self._dirs, known.identity)
+        if result is None or kept.is_running(self._dirs, known.identity):
+            return
+        reason, code = result.get("reason"), result.get("exit_code")
+        if reason == "oom" and not known.ooms:
+            self._tell(known, "oom")
+        self._died(known, code if isinstance(code, int) else None, str(reason))
 
     def _started(self, known: _Known, pid: int) -> None:
         if known.pid and not known.dead:  # started again before anybody had written how it ended
@@ -249,7 +269,9 @@ class Watcher:
         """Tell of those whose owner does not write how they ended: it was killed too."""
         for known in self._known.values():
             if known.ended and not known.dead and monotonic() - known.ended >= _PATIENCE:
-                self._died(known, *_status(known))
+                self._recorded(known)
+                if not known.dead:
+                    self._died(known, *_status(known))
 
     # --- what is told --------------------------------------------------------------------------------------------------------
 
@@ -261,8 +283,16 @@ class Watcher:
     def _gone(self, known: _Known) -> None:
         if not known.created:
             self._tell(known, "create")
+        if os.path.isdir(known.path):
+            return  # its folder was removed, the record of its end is next
+        if known.pid and not known.dead:
+            self._recorded(known)
         if known.pid and not known.dead:
             self._died(known, *_status(known))
+        if kept.exists(self._dirs, known.identity):
+            return  # it has ended, and can be started again
+        if os.path.isdir(kept.folder(self._dirs, known.identity)):
+            return  # it is being removed: the folder goes last
         self._tell(known, "destroy")
         self._release(known)
         del self._known[known.identity]
@@ -286,14 +316,19 @@ class Watcher:
     def _history(self, known: _Known) -> list[Event]:
         """Return what the record of a container says of its past, with the times that its files bear."""
         created = known.journal.get("created")
-        result = _object(read(f"{known.path}/result"))
+        place = f"{kept.folder(self._dirs, known.identity)}/result"
+        result = None if kept.is_running(self._dirs, known.identity) else kept.result(self._dirs, known.identity)
         found: list[tuple[float, str, Json, Json]] = []
         if isinstance(created, (int, float)):
             found.append((float(created), "create", None, None))
         if known.pid:
             found.append((_time_of(f"{known.path}/journal"), "start", None, None))
+        elif result is not None:
+            wall = result.get("wall")
+            lasted = float(wall) if isinstance(wall, (int, float)) else 0.0
+            found.append((max(_time_of(place) - lasted, *(at for at, *_ in found), 0.0), "start", None, None))
         if result is not None:
-            found.append((_time_of(f"{known.path}/result"), "die", result.get("exit_code"), result.get("reason")))
+            found.append((_time_of(place), "die", result.get("exit_code"), result.get("reason")))
         name, image = str(known.journal.get("name", "")), str(known.journal.get("image", ""))
         return [
             Event(

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import os
 
-from pybox import lifecycle, listing, native, state, text
+from pybox import kept, lifecycle, listing, native, state, text
 from pybox.cli.options import RUN, Parsed, parse
 from pybox.cli.run import options_of, spec_of, sweep
 from pybox.console import DETACH_KEYS, Parting, Wish, attach, parse_keys
 from pybox.dirs import Dirs
 from pybox.errors import PyboxError, SpecError
-from pybox.host import read
 from pybox.kept import Health, Kept
 from pybox.result import verdict
 from pybox.runtime import Runtime
@@ -103,8 +102,9 @@ def run(where: Dirs, parsed: Parsed) -> int:
         try:
             return _start(where, what, wish, background, card)
         except PyboxError:
-            if listing.load(where, what.identity, what.name) is not None:
-                lifecycle.forget(where, what.identity, what.name)
+            entry = listing.load(where, what.identity, what.name)
+            if entry is not None:
+                lifecycle.remove(where, entry)
             raise
     except BaseException:
         if card >= 0:
@@ -124,7 +124,7 @@ def _start(where: Dirs, what: Kept, wish: Wish, background: bool, card: int) -> 
 
     theirs, ours = (-1, -1) if background else native.leash()
     try:
-        monitor = lifecycle.start(where, what, theirs, owned=not background)
+        monitor = lifecycle.start(where, what.identity, theirs, owned=not background)
     finally:
         if theirs >= 0:
             os.close(theirs)
@@ -145,7 +145,7 @@ def exit_status(where: Dirs, identity: str, parting: Parting) -> int:
     """Return what a shell is to be told: the command's exit status; 0 when we have left it. Says what the status alone does not."""
     if parting.detached:
         return 0
-    result = state.parse(read(f"{where.state}/{identity}/result")) or {}
+    result = kept.result(where, identity) or {}
     if result.get("reason") in ("oom", "timeout"):
         os.write(2, f"pybox: {'out of memory' if result['reason'] == 'oom' else 'time-out'}: container killed\n".encode())
     code = result.get("exit_code")

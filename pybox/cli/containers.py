@@ -7,7 +7,7 @@ import os
 import sys
 import time
 
-from pybox import listing, state
+from pybox import burial, listing
 from pybox.cli.options import Option, parse
 from pybox.dirs import Dirs
 from pybox.errors import SpecError
@@ -98,7 +98,7 @@ def gc(where: Dirs, words: list[str]) -> int:
     """Clean up after pyboxes that were killed; says what was done."""
     if words:
         raise SpecError("gc", " ".join(words), "takes no arguments")
-    done = state.sweep(where)
+    done = burial.mend(where)
     if os.path.isdir(where.store):
         done += changes.sweep(where, listing.layers_in_use(where))
     print("\n".join(done) if done else "nothing to clean up", file=sys.stdout)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+from time import monotonic
 
-from pybox import console, kept, lifecycle, listing, monitor, native, state
+from pybox import burial, console, kept, lifecycle, listing, monitor, native
 from pybox.cli.background import exit_status
 from pybox.cli.main import complain
 from pybox.cli.options import Option, Parsed, parse_anywhere
@@ -35,79 +36,86 @@ _ATTACH = (
 _PRUNE = (Option(("-f", "--force"), "", "accepted: nothing is asked"),)
 
 
-def named(where: Dirs, words: list[str], what: str) -> list[str]:
+def named(words: list[str], what: str) -> list[str]:
     """Return the containers' names on a command line. Raises SpecError when there are none."""
     if not words:
         raise SpecError(what, "", "no container given", "`pybox ps -a` lists them")
     return words
 
 
-def for_each(where: Dirs, words: list[str], act: Callable[[Entry], str | None]) -> int:
-    """Do something to each named container and print what it returns; as docker, go on with the others when one can't be."""
+def for_each(
+    where: Dirs, words: list[str], act: Callable[[Entry], str | None], first: Callable[[Entry], object] = lambda entry: None
+) -> int:
+    """Do something to each named container and print what it returns; as docker, go on with the others when one can't be.
+
+    ``first`` is done to all of them before.
+    """
     status = 0
+    found: list[tuple[str, Entry]] = []
     for word in words:
         try:
-            said = act(listing.find(where, word))
+            entry = listing.find(where, word)
+            first(entry)
+            found.append((word, entry))
+        except PyboxError as error:
+            status = complain(error)
+    for word, entry in found:
+        try:
+            said = act(entry)
             print(word if said is None else said, flush=True)
         except PyboxError as error:
             status = complain(error)
+        except OSError as error:
+            status = complain(PyboxError(f"{word}: {error.strerror}: {error.filename or ''}"))
     return status
 
 
 def start(where: Dirs, words: list[str]) -> int:
     """Start containers that have been created or have ended."""
     parsed = parse_anywhere(_START, words)
-    words = named(where, parsed.rest, "start")
+    words = named(parsed.rest, "start")
     if not (parsed.has("attach") or parsed.has("interactive")):
         return for_each(where, words, lambda entry: _start(where, entry))
     if len(words) > 1:
         raise SpecError("start", " ".join(words), "attaches to one container at a time")
     entry = listing.find(where, words[0])
     what = listing.config(where, entry)
+    wish = Wish(parsed.has("interactive"), what.spec.tty, parse_keys(parsed.one("detach-keys") or DETACH_KEYS))
+    if entry.alive:
+        return _attach(where, entry, wish)
     theirs, ours = native.leash()
-    with locked(where, entry):
-        process = lifecycle.start(where, what, theirs)
-    os.close(theirs)
+    try:
+        process = lifecycle.start(where, entry.identity, theirs)
+    finally:
+        os.close(theirs)
     from socket import socket
 
     with socket(fileno=ours) as connection:
-        wish = Wish(parsed.has("interactive"), what.spec.tty, parse_keys(parsed.one("detach-keys") or DETACH_KEYS))
+        if not process:  # another command was quicker
+            return _attach(where, listing.find(where, entry.identity), wish)
         parting = console.attach(connection, wish)
     if not parting.detached:
         os.waitpid(process, 0)
     return exit_status(where, entry.identity, parting)
 
 
-class locked:
-    """Hold the lock of a kept container while something is changed."""
-
-    def __init__(self, where: Dirs, entry: Entry) -> None:
-        listing.config(where, entry)
-        self._fd = kept.lock(where, entry.identity)
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, *_: object) -> None:
-        os.close(self._fd)
-
-
 def _start(where: Dirs, entry: Entry) -> None:
-    if entry.alive:
-        return
-    with locked(where, entry):
-        lifecycle.start(where, listing.config(where, entry))
+    listing.config(where, entry)
+    if entry.status == "paused":
+        raise StateError(f"container {entry.identity} is paused", "`pybox unpause` lets it go on")
+    lifecycle.start(where, entry.identity)
 
 
 def stop(where: Dirs, words: list[str]) -> int:
-    """End containers: ask, wait, kill."""
+    """End containers: ask, wait, kill. All are asked before the first is waited for."""
     parsed = parse_anywhere(_STOP, words)
-    grace = _grace(parsed)
+    deadline = monotonic() + _grace(parsed)
 
-    def act(entry: Entry) -> None:
-        lifecycle.stop(where, entry, grace)
+    def ask(entry: Entry) -> None:
+        if entry.alive:
+            lifecycle.ask_to_end(where, entry)
 
-    return for_each(where, named(where, parsed.rest, "stop"), act)
+    return for_each(where, named(parsed.rest, "stop"), lambda entry: lifecycle.await_end(where, entry, deadline), ask)
 
 
 def _grace(parsed: Parsed) -> float:
@@ -121,9 +129,9 @@ def kill(where: Dirs, words: list[str]) -> int:
     number = parse_signal(parsed.one("signal") or "KILL")
 
     def act(entry: Entry) -> None:
-        lifecycle.signal(entry, number)
+        lifecycle.kill(where, entry, number)
 
-    return for_each(where, named(where, parsed.rest, "kill"), act)
+    return for_each(where, named(parsed.rest, "kill"), act)
 
 
 def restart(where: Dirs, words: list[str]) -> int:
@@ -132,26 +140,16 @@ def restart(where: Dirs, words: list[str]) -> int:
     grace = _grace(parsed)
 
     def act(entry: Entry) -> None:
-        what = listing.config(where, entry)
+        listing.config(where, entry)
         lifecycle.stop(where, entry, grace)
-        with locked(where, entry):
-            lifecycle.start(where, what)
+        lifecycle.start(where, entry.identity)
 
-    return for_each(where, named(where, parsed.rest, "restart"), act)
+    return for_each(where, named(parsed.rest, "restart"), act)
 
 
 def wait(where: Dirs, words: list[str]) -> int:
     """Wait until containers have ended, and print the exit status of each."""
-
-    def act(entry: Entry) -> str:
-        listing.wait_for_owner(entry.path, None)
-        after = listing.load(where, entry.identity, entry.name)
-        code = (after.result or {}).get("exit_code") if after else None
-        if code is None:
-            raise StateError(f"container {entry.identity} is gone", "nobody recorded how it ended: it was removed (--rm)")
-        return str(code)
-
-    return for_each(where, named(where, words, "wait"), act)
+    return for_each(where, named(words, "wait"), lambda entry: str(lifecycle.wait(where, entry)))
 
 
 def attach(where: Dirs, words: list[str]) -> int:
@@ -162,8 +160,6 @@ def attach(where: Dirs, words: list[str]) -> int:
     entry = listing.find(where, parsed.rest[0])
     if not entry.alive:
         raise StateError(f"container {entry.identity} is not running", f"it is {entry.status}; `pybox start -a` starts it")
-    if entry.status == "paused":
-        raise StateError(f"container {entry.identity} is paused", "`pybox unpause` lets it go on")
     what = kept.load(where, entry.identity)
     wish = Wish(
         stdin=not parsed.has("no-stdin") and what is not None and what.stdin,
@@ -171,6 +167,14 @@ def attach(where: Dirs, words: list[str]) -> int:
         keys=parse_keys(parsed.one("detach-keys") or DETACH_KEYS),
         proxy=parsed.one("sig-proxy") != "false",
     )
+    return _attach(where, entry, wish)
+
+
+def _attach(where: Dirs, entry: Entry, wish: Wish) -> int:
+    if entry.status == "paused":
+        raise StateError(f"container {entry.identity} is paused", "`pybox unpause` lets it go on")
+    if entry.status == "restarting":
+        raise StateError(f"container {entry.identity} is restarting", "wait until it runs")
     with console.connect(entry.path) as connection:
         parting = console.attach(connection, wish)
     if not parting.detached:
@@ -190,11 +194,13 @@ def rm(where: Dirs, words: list[str]) -> int:
     """Forget containers that have ended; with -f, kill those that run."""
     parsed = parse_anywhere(_RM, words)
 
-    def act(entry: Entry) -> str:
-        lifecycle.remove(where, entry, parsed.has("force"))
-        return entry.identity
+    def kill_first(entry: Entry) -> None:
+        if parsed.has("force") and entry.alive:
+            lifecycle.ask_to_end(where, entry, 9)
 
-    return for_each(where, named(where, parsed.rest, "rm"), act)
+    return for_each(
+        where, named(parsed.rest, "rm"), lambda entry: lifecycle.remove(where, entry, parsed.has("force")), kill_first
+    )
 
 
 def prune(where: Dirs, words: list[str]) -> int:
@@ -214,7 +220,7 @@ def boot(where: Dirs, words: list[str]) -> int:
     """Start the containers that are to run whenever the machine does."""
     if words:
         raise SpecError("boot", " ".join(words), "takes no arguments")
-    state.sweep(where)
+    burial.mend(where)
     status = 0
     for entry, error in lifecycle.boot(where):
         if error is None:
@@ -225,7 +231,10 @@ def boot(where: Dirs, words: list[str]) -> int:
 
 
 def finish(where: Dirs, words: list[str]) -> int:
-    """Record the end of a container: what pybox-monitor becomes. Not for people."""
-    identity, lock, enforced, *numbers = words
-    monitor.finish(where, identity, int(lock), enforced, monitor.Fate(*map(int, numbers)))
+    """Record the end of a container, or start one again: what pybox-monitor becomes. Not for people."""
+    identity, lock, *rest = words
+    if rest:
+        monitor.finish(where, identity, int(lock), rest[0], monitor.Fate(*map(int, rest[1:])))
+    else:
+        monitor.resume(where, identity, int(lock))
     return 0

@@ -249,8 +249,8 @@ def snapshot() -> Snapshot:
         "fds": _fds(),
         "self": _self(),
         "hostname": os.uname().nodename,
-        "state": below(where.state) - {f"{where.state}/names"},
-        "store": below(where.uppers, f"{where.store}/mnt", f"{where.store}/scratch"),
+        "state": below(where.state),
+        "store": below(where.uppers, *(f"{where.store}/{name}" for name in ("mnt", "scratch", "names", "containers"))),
     }
 
 

@@ -77,7 +77,7 @@ def leftovers(where: dirs.Dirs) -> list[str]:
     """Return what is in the state directory and among the writable layers."""
     found = [name for name in os.listdir(where.state) if name != "names"]
     return (
-        found + os.listdir(where.uppers) + (os.listdir(f"{where.state}/names") if os.path.isdir(f"{where.state}/names") else [])
+        found + os.listdir(where.uppers) + (os.listdir(f"{where.store}/names") if os.path.isdir(f"{where.store}/names") else [])
     )
 
 

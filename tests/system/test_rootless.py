@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
+import signal
 import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from harness import DEFAULT_CAPS, PYBOX, TIMEOUT, cli
+from harness import DEFAULT_CAPS, PYBOX, TIMEOUT, cli, eventually
 
 UID, GID = 65534, 65534
 DIRECT = (PYBOX[0], "-m", "pybox")
@@ -277,3 +279,30 @@ def test_with_subuids_setgroups_works_and_devpts_has_the_tty_group(wealthy: Pers
     assert "gid=100004" in wealthy.run("busybox", "grep", "devpts", "/proc/mounts") or "gid=5" in wealthy.run(
         "busybox", "grep", "devpts", "/proc/mounts"
     )
+
+
+def test_containers_that_live(person: Person) -> None:
+    def said(*words: str) -> str:
+        done = person.pybox(*words)
+        assert done.returncode == 0, done.stderr
+        return str(done.stdout).strip()
+
+    script = "echo $$ >>/n; trap 'exit 7' TERM; echo up; while :; do sleep 0.05; done"
+    identity = said("run", "-d", "--name", "one", "--restart", "on-failure:1", "busybox", "sh", "-c", script)
+    log = person.home / "store/containers" / identity / "log"
+    for runs in (1, 2):
+        assert eventually(lambda runs=runs: log.exists() and log.read_text().count("stdout F up") == runs)
+        assert said("ps", "-q") == identity
+        assert said("stop", "one") == "one" and said("wait", "one") == "7"
+        if runs == 1:
+            assert said("start", "one") == "one"
+    assert said("start", "one") == "one" and said("exec", "one", "sh", "-c", "wc -l </n") == "3"  # what it wrote is kept
+    assert said("rename", "one", "two") == "" and said("kill", "two") == "two" and said("wait", "two") == "137"
+    assert said("run", "-d", "--rm", "busybox", "true") and said("prune") == identity
+    assert eventually(lambda: person.leftovers() == [])
+    assert said("run", "-d", "--name", "dead", "busybox", "sleep", "60")
+    (entry,) = json.loads(said("inspect", "dead"))
+    os.kill(int(entry["journal"]["owner"]), signal.SIGKILL)
+    assert eventually(lambda: "kept as it is" in person.pybox("gc").stdout)
+    assert json.loads(said("inspect", "dead"))[0]["reason"] == "lost"
+    assert said("rm", "dead") == "dead" and person.leftovers() == []

@@ -43,7 +43,7 @@ def background(*words: str) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
     finally:
         process.kill()
         process.communicate()
-        assert eventually(lambda: bool(state.sweep(dirs.current())) or not os.path.exists(f"{dirs.current().state}/names/{name}"))
+        assert eventually(lambda: bool(state.sweep(dirs.current())) or not os.path.exists(f"{dirs.current().store}/names/{name}"))
 
 
 def _runs(name: str) -> bool:

@@ -25,7 +25,7 @@ LAYERS = (
     "kernel",
     "plan",
     "planner",
-    "failures state supervise undo",
+    "failures state supervise undo burial",
     "listing",
     "live watch contrast",
     "files",

@@ -13,11 +13,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pybox import fastjson, listing, state
+from pybox import burial, fastjson, kept, listing, state
 from pybox import lifecycle as life
 from pybox.cli import containers, lifecycle
 from pybox.dirs import Dirs, ensure
 from pybox.errors import PyboxError, StateError
+from pybox.spec import Spec
 
 JOURNAL: dict[str, fastjson.Json] = {
     "schema": "pybox.container/1",
@@ -61,9 +62,18 @@ def killed(dirs: Dirs, name: str = "", pid: int | None = None, **more: fastjson.
 def ended(dirs: Dirs, name: str = "", **more: fastjson.Json) -> str:
     """Return the id of a container that has ended and is kept."""
     taken = alive(dirs, name, 7, **more)
-    state.write_result(taken, ENDED)
-    state.release(taken, keep=True)
+    keep(dirs, taken.identity, name, **more)
+    kept.end(dirs, taken.identity, ENDED)
+    state.release(taken)
     return taken.identity
+
+
+def keep(dirs: Dirs, identity: str, name: str = "", **more: fastjson.Json) -> None:
+    """Write down that there is such a kept container, and that it runs."""
+    os.close(kept.make(dirs, identity))
+    kept.begin(dirs, identity, 100)
+    layers = more.get("layers", ())
+    kept.write(dirs, kept.Kept(identity, Spec(image="busybox"), layers=tuple(layers), name=name, created=1.5))  # type: ignore[arg-type]
 
 
 def statuses(dirs: Dirs) -> dict[str, str]:
@@ -96,7 +106,7 @@ def test_the_status_tells_the_life_of_a_container(dirs: Dirs) -> None:
 def test_what_is_alive_or_kept_is_not_swept_and_what_was_killed_is(dirs: Dirs) -> None:
     living, done, dead = alive(dirs, "living", 1), ended(dirs, "done"), killed(dirs, "dead", 2)
     assert state.sweep(dirs) == [f"{dead}: its pybox was killed; forgotten", "freed the name dead"]
-    assert set(statuses(dirs)) == {living.identity, done} and set(os.listdir(f"{dirs.state}/names")) == {"living", "done"}
+    assert set(statuses(dirs)) == {living.identity, done} and set(os.listdir(f"{dirs.store}/names")) == {"living", "done"}
     assert state.sweep(dirs) == []
     state.release(living)
 
@@ -104,17 +114,17 @@ def test_what_is_alive_or_kept_is_not_swept_and_what_was_killed_is(dirs: Dirs) -
 def test_a_claim_without_a_journal_is_swept_too(dirs: Dirs) -> None:
     os.close(state.claim(dirs, "early").lock)
     assert listing.entries(dirs) == []
-    assert len(state.sweep(dirs)) == 2 and os.listdir(dirs.state) == ["names"] and os.listdir(f"{dirs.state}/names") == []
+    assert len(state.sweep(dirs)) == 2 and os.listdir(dirs.state) == [] and os.listdir(f"{dirs.store}/names") == []
 
 
 def test_a_sweep_undoes_the_leaves_in_reverse(dirs: Dirs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     undone: list[tuple[str, str]] = []
-    monkeypatch.setattr(state, "undo", lambda verb, path: undone.append((verb, path)))
+    monkeypatch.setattr(burial, "undo", lambda verb, path: undone.append((verb, path)))
     upper = tmp_path / "upper"
     upper.mkdir()
     dead = killed(dirs, leaves=[["tree", str(upper)], ["group", "/nowhere/g"]])
     assert state.sweep(dirs) == [f"{dead}: removed {upper}", f"{dead}: its pybox was killed; forgotten"]
-    assert undone == [("group", "/nowhere/g"), ("tree", str(upper))]
+    assert undone[-2:] == [("group", "/nowhere/g"), ("tree", str(upper))]
 
 
 def test_writable_layers_without_a_container_are_removed(dirs: Dirs) -> None:
@@ -132,10 +142,10 @@ def test_a_name_is_taken_as_long_as_its_container_is_there(dirs: Dirs) -> None:
         state.claim(dirs, "web")
     assert caught.value.message == f"the name 'web' is taken by container {first.identity}"
     assert caught.value.hint == "remove it: pybox rm web, or choose another name"
-    assert set(statuses(dirs)) == {first.identity} and set(os.listdir(dirs.state)) == {"names", first.identity}
+    assert set(statuses(dirs)) == {first.identity} and set(os.listdir(dirs.state)) == {first.identity}
     state.release(first)
     second = state.claim(dirs, "web")  # the name is left, its container is gone: killed between the two removals
-    assert os.readlink(f"{dirs.state}/names/web") == second.identity
+    assert os.readlink(f"{dirs.store}/names/web") == second.identity
     state.release(second)
 
 
@@ -149,8 +159,8 @@ def test_of_many_who_want_one_name_at_once_one_gets_it(dirs: Dirs) -> None:
     with ThreadPoolExecutor(8) as pool:
         found = list(pool.map(attempt, range(24)))
     claims = [one for one in found if isinstance(one, state.Claim)]
-    assert len(claims) == 1 and os.readlink(f"{dirs.state}/names/web") == claims[0].identity
-    assert set(os.listdir(dirs.state)) == {"names", claims[0].identity}
+    assert len(claims) == 1 and os.readlink(f"{dirs.store}/names/web") == claims[0].identity
+    assert set(os.listdir(dirs.state)) == {claims[0].identity}
     state.release(claims[0])
 
 
@@ -211,10 +221,10 @@ def removed(dirs: Dirs, word: str) -> str:
 
 
 def test_a_kept_container_is_removed_with_its_name_and_its_layer(dirs: Dirs) -> None:
-    os.makedirs(f"{dirs.uppers}/x/u")
-    gone = ended(dirs, "web", leaves=[["tree", f"{dirs.uppers}/x"]])
+    gone = ended(dirs, "web")
+    os.makedirs(f"{dirs.uppers}/{gone}/u")
     assert removed(dirs, "web") == gone
-    assert os.listdir(dirs.state) == ["names"] and os.listdir(f"{dirs.state}/names") == os.listdir(dirs.uppers) == []
+    assert os.listdir(dirs.state) == [] and os.listdir(f"{dirs.store}/names") == os.listdir(dirs.uppers) == []
 
 
 @pytest.mark.parametrize(("pid", "status"), [(None, "created"), (5, "running")])
@@ -245,10 +255,11 @@ def listed(dirs: Dirs, capsys: pytest.CaptureFixture[str]) -> str:
 def test_a_record_cut_anywhere_breaks_no_command(dirs: Dirs, file: str, owner: str, capsys: pytest.CaptureFixture[str]) -> None:
     taken = alive(dirs, "web", 5)
     if owner == "ended":
-        state.write_result(taken, ENDED)
+        keep(dirs, taken.identity, "web")
     if owner != "living":
         os.close(taken.lock)
-    path = Path(taken.path, file)
+    path = Path(taken.path if file == "journal" else kept.folder(dirs, taken.identity), file)
+    path.parent.mkdir(parents=True, exist_ok=True)
     whole = path.read_bytes() if path.exists() else b'{"reason": "exit", "exit_code": 0}'
     for cut in range(0, len(whole), 5):
         path.write_bytes(whole[:cut])
@@ -280,7 +291,8 @@ def test_whatever_a_record_says_ps_lists_it(
     dirs = Dirs(f"{tmp_path}/store", f"{tmp_path}/state")
     taken = state.claim(dirs)
     os.close(state.open_journal(taken, journal))
-    state.write_result(taken, result)
+    keep(dirs, taken.identity)
+    kept.end(dirs, taken.identity, result)
     try:
         assert taken.identity in listed(dirs, capsys)
         assert containers.inspect(dirs, [taken.identity]) == 0
@@ -290,12 +302,12 @@ def test_whatever_a_record_says_ps_lists_it(
 
 
 def test_strangers_in_the_directory_are_left_alone(dirs: Dirs) -> None:
-    ensure(f"{dirs.state}/names")
+    ensure(f"{dirs.store}/names")
     for name in ("README", "ABCDEFABCDEF", "0123456789abc"):
-        Path(dirs.state, name).mkdir()
-    Path(dirs.state, "names", "plain-file").write_text("")
+        Path(dirs.state, name).mkdir(parents=True)
+    Path(dirs.store, "names", "plain-file").write_text("")
     assert listing.entries(dirs) == [] and state.sweep(dirs) == []
-    assert set(os.listdir(dirs.state)) == {"names", "README", "ABCDEFABCDEF", "0123456789abc"}
+    assert set(os.listdir(dirs.state)) == {"README", "ABCDEFABCDEF", "0123456789abc"}
 
 
 def test_ps_shows_what_it_knows(dirs: Dirs, capsys: pytest.CaptureFixture[str]) -> None:
@@ -369,7 +381,7 @@ def test_one_that_can_not_be_cleaned_up_does_not_keep_the_others(dirs: Dirs, mon
         if verb == "group":
             raise OSError(16, "Device or resource busy", path)
 
-    monkeypatch.setattr(state, "undo", undo)
+    monkeypatch.setattr(burial, "undo", undo)
     stuck = [killed(dirs, leaves=[["group", "/cg/busy"]]) for _ in range(2)]
     others = [killed(dirs) for _ in range(6)]
     done = state.sweep(dirs)
@@ -388,8 +400,8 @@ def test_somebody_elses_leftover_does_not_fail_a_python_run(dirs: Dirs, monkeypa
 
 
 def test_a_name_left_over_is_taken_over_by_one_only(dirs: Dirs, monkeypatch: pytest.MonkeyPatch) -> None:
-    ensure(f"{dirs.state}/names")
-    os.symlink("0123456789ab", f"{dirs.state}/names/web")
+    ensure(f"{dirs.store}/names")
+    os.symlink("0123456789ab", f"{dirs.store}/names/web")
     claims: list[state.Claim] = []
 
     def attempt() -> None:
@@ -432,7 +444,7 @@ def test_a_name_freed_while_it_is_looked_at_is_taken(dirs: Dirs, monkeypatch: py
     monkeypatch.setattr(state, "Claim", lambda *fields: claims.append(state_claim(*fields)) or claims[-1])
     try:
         taken = state.claim(dirs, "web")
-        assert readlink(f"{dirs.state}/names/web") == taken.identity
+        assert readlink(f"{dirs.store}/names/web") == taken.identity
     finally:
         for one in claims:
             state.release(one)

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from test_state import JOURNAL, alive, ended, killed
+from test_state import JOURNAL, alive, ended, keep, killed
 
-from pybox import listing, state
+from pybox import burial, kept, listing, state
 from pybox.cli import events, steering, table, watching
 from pybox.cli.options import Option, parse_anywhere
 from pybox.dirs import Dirs
@@ -66,10 +66,22 @@ def test_a_life_is_told_from_its_record(dirs: Dirs, sleeper: subprocess.Popen[by
         os.write(journal, str(sleeper.pid).encode())
         os.close(journal)
         told(watcher, "start")
-        state.write_result(taken, {"reason": "timeout", "exit_code": 137})
+        keep(dirs, taken.identity, "web")
+        kept.end(dirs, taken.identity, {"reason": "timeout", "exit_code": 137})
+        state.release(taken)
         (event,) = told(watcher, "die")
         assert (event.exit_code, event.reason) == (137, "timeout")
-        state.release(taken)
+        assert watcher.wait(0.05) == []  # it can be started again
+        burial.forget(dirs, taken.identity, "web")
+        told(watcher, "destroy")
+
+
+def test_one_that_was_only_created_is_told_too(dirs: Dirs) -> None:
+    with Watcher(dirs) as watcher:
+        keep(dirs, "0123456789ab", "web")
+        (event,) = told(watcher, "create")
+        assert (event.identity, event.name, event.image) == ("0123456789ab", "web", "busybox")
+        burial.forget(dirs, "0123456789ab", "web")
         told(watcher, "destroy")
 
 
@@ -77,9 +89,10 @@ def test_out_of_memory_is_told_before_the_end_even_where_no_group_said_so(dirs: 
     with Watcher(dirs) as watcher:
         taken = alive(dirs, pid=sleeper.pid)
         told(watcher, "create", "start")
-        state.write_result(taken, {"reason": "oom", "exit_code": 137})
+        keep(dirs, taken.identity)
+        kept.end(dirs, taken.identity, {"reason": "oom", "exit_code": 137})
+        state.release(taken)
         told(watcher, "oom", "die")
-        os.close(taken.lock)
 
 
 def test_the_end_of_one_whose_owner_says_nothing_is_told_by_its_process(dirs: Dirs, sleeper: subprocess.Popen[bytes]) -> None:
