@@ -33,6 +33,14 @@ COMMANDS = (
     Command(
         "attach", LIVE, "attach [--no-stdin] [--detach-keys KEYS] CONTAINER", "join a container's streams", "lifecycle", "attach"
     ),
+    Command(
+        "logs",
+        LIVE,
+        "logs [-f] [-n NUMBER] [--since TIME] [--until TIME] [-t] CONTAINER",
+        "show what a container wrote",
+        "logs",
+        "logs",
+    ),
     Command("rename", LIVE, "rename CONTAINER NAME", "give a container another name", "lifecycle", "rename"),
     Command("boot", LIVE, "boot", "start what is to run whenever the machine does (--restart)", "lifecycle", "boot"),
     Command("finish", HIDDEN, "finish", "record the end of a container", "lifecycle", "finish"),
