@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 import sys
+from time import time
 
 from pybox import fastjson, kept, native, specjson, state
 from pybox.dirs import Dirs
@@ -121,6 +122,7 @@ def _said(what: Kept) -> dict[str, Json]:
         "image": what.spec.image,
         "spec": specjson.to_json(what.spec),
         "created": what.created,
+        "started": time(),
         "kept": not what.remove,
         "monitor": True,
     }
@@ -251,6 +253,7 @@ def _result(journal: dict[str, Json], what: Kept, enforced: str, fate: Fate) -> 
         exit_code=code,
         signal=ended_by,
         wall=fate.wall_ms / 1000,
+        ended=time(),
         cpu_user=fate.user_us / 1e6,
         cpu_system=fate.system_us / 1e6,
         memory_peak=bill.memory_peak if bill.memory_peak is not None else fate.maxrss_kb * 1024 if fate.maxrss_kb >= 0 else None,

@@ -44,8 +44,15 @@ COMMANDS = (
     Command("rename", LIVE, "rename CONTAINER NAME", "give a container another name", "lifecycle", "rename"),
     Command("boot", LIVE, "boot", "start what is to run whenever the machine does (--restart)", "lifecycle", "boot"),
     Command("finish", HIDDEN, "finish", "record the end of a container", "lifecycle", "finish"),
-    Command("ps", LOOK, "ps [-a] [-q] [--format json|table]", "list containers", "containers", "ps"),
-    Command("inspect", LOOK, "inspect CONTAINER...", "show all that is known of a container, as JSON", "containers", "inspect"),
+    Command("ps", LOOK, "ps [-a] [-q] [-f KEY=VALUE] [-n NUMBER] [-s]", "list containers", "containers", "ps"),
+    Command(
+        "inspect",
+        LOOK,
+        "inspect [-f PATH] CONTAINER...",
+        "show all that is known of a container, as JSON",
+        "containers",
+        "inspect",
+    ),
     Command(
         "explain",
         LOOK,

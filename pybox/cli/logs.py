@@ -93,7 +93,8 @@ class _Printer:
         from time import time_ns
 
         wanted, shown = self._wanted, self._shown
-        buffer, target, size = [], 1, 0
+        buffer: list[bytes] = []
+        target, size = 1, 0
         over = bool(wanted.until) and stamp(time_ns()).encode() > wanted.until
         for when, stream, full, text in pieces:
             first = stream not in shown
