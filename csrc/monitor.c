@@ -29,8 +29,8 @@ static int input_ends;
 static struct {
 	int ended, status, timed_out;
 	struct rusage used;
-	int64_t at;	/* ms */
-	int told;	/* pybox-init has said how the command ended: */
+	int64_t at;     /* ms */
+	int told;       /* pybox-init has said how the command ended: */
 	int64_t maxrss; /* and what its largest process used */
 	int told_status;
 } fate;
@@ -67,9 +67,11 @@ static void hear_signals(int fd)
 		if (got.ssi_signo == SIGTERM && !fate.ended)
 			kill((pid_t)given[PB_M_PID], SIGTERM); /* the machine goes down: let the container say goodbye */
 	}
+	health_reap();
 	if (!fate.ended && wait4((pid_t)given[PB_M_PID], &fate.status, WNOHANG, &fate.used) == (pid_t)given[PB_M_PID]) {
 		fate.ended = 1;
 		fate.at = pb_now_ms();
+		health_end();
 	}
 }
 
@@ -180,7 +182,7 @@ static void turn(int signals)
 			timeout = (int)(left > INT_MAX ? INT_MAX : left);
 		}
 	}
-	if (poll(fds, (nfds_t)(FIRST_CLIENT + n), timeout) < 0)
+	if (poll(fds, (nfds_t)(FIRST_CLIENT + n), health_due(timeout)) < 0)
 		return;
 	if (fds[LEASH].revents)
 		hear_leash(); /* before the signals: what pybox-init says, it says before it ends */
@@ -265,6 +267,7 @@ static void prepare(char **argv)
 		fcntl((int)given[PB_M_STDIN], F_SETFL, O_NONBLOCK | fcntl((int)given[PB_M_STDIN], F_GETFL));
 	log_open((int)given[PB_M_LOG], given[PB_M_LOG_SIZE], (int)given[PB_M_LOG_FILES]);
 	attach_add((int)given[PB_M_CLIENT], (int)given[PB_M_OWNER]);
+	health_begin(given[PB_M_HEALTH], argv + PB_M_FINISH);
 }
 
 int main(int argc, char **argv)

@@ -9,6 +9,7 @@
  *
  * monitor.c         the loop: streams, signals, the end
  * monitor_log.c     the log: CRI lines, rotated by size
+ * monitor_health.c  the health checks: `pybox check`, every now and then
  * monitor_attach.c  the clients: one message is one kind (enum pb_kind) and its bytes, on a SOCK_SEQPACKET socket
  */
 #ifndef PYBOX_MONITOR_H
@@ -26,8 +27,14 @@ enum { PB_CHUNK = 32 * 1024, PB_LINE = 16 * 1024, PB_CLIENTS = 16, PB_PATIENCE_M
 /* monitor_log.c */
 void log_open(int dir, int64_t most, int files);
 void log_write(int stream, const char *bytes, size_t n); /* stream: 1 stdout, 2 stderr */
-void log_close(void);					 /* what is left of unfinished lines */
-int64_t log_lost(void);					 /* how many lines the disk did not take */
+void log_close(void);                                    /* what is left of unfinished lines */
+int64_t log_lost(void);                                  /* how many lines the disk did not take */
+
+/* monitor_health.c */
+void health_begin(int64_t every, char **finish); /* ms; the words of the last command */
+int health_due(int timeout);
+void health_reap(void);
+void health_end(void);
 
 /* monitor_attach.c */
 struct pb_request { /* what the clients want of the loop */
@@ -36,7 +43,7 @@ struct pb_request { /* what the clients want of the loop */
 	int end_of_input, signal, rows, columns, owner_gone;
 };
 void attach_add(int fd, int owner);
-int attach_poll(struct pollfd *fds, int hear);				     /* how many were filled in */
+int attach_poll(struct pollfd *fds, int hear);                               /* how many were filled in */
 void attach_serve(const struct pollfd *fds, int n, struct pb_request *wish); /* one message of one client at most */
 void attach_send(enum pb_kind kind, const char *bytes, size_t n);
 int attach_busy(void); /* 1: somebody has not taken the last message yet; read no more output until then */

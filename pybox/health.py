@@ -11,6 +11,8 @@ from __future__ import annotations
 import os
 
 from pybox import fastjson, state
+from pybox.dirs import Dirs
+from pybox.errors import ImageError
 from pybox.host import read
 from pybox.kept import Health
 from pybox.record import Record
@@ -108,6 +110,16 @@ def of_config(blob: str) -> Health | None:
         retries if isinstance(retries, int) and retries > 0 else usual.retries,
         _seconds(asked.get("StartPeriod"), usual.start_period),
     )
+
+
+def of_image(dirs: Dirs, image_id: str) -> Health | None:
+    """Return the check that an image asks for; None when there is none."""
+    from pybox.image import store
+
+    try:
+        return of_config(store.config_blob(dirs, image_id).decode(errors="replace"))
+    except ImageError:  # host has no configuration; a damaged one has been told about by who ran it
+        return None
 
 
 def _seconds(nanoseconds: Json, default: float) -> float:

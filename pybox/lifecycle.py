@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 
-from pybox import kept, listing, monitor, state
+from pybox import health, kept, listing, monitor, state
 from pybox.dirs import Dirs
 from pybox.errors import PyboxError, StateError
 from pybox.host import read
@@ -34,6 +34,7 @@ def create(runtime: Runtime, what: Kept) -> Kept:
     image = ready.given.image
     runtime.make_once(ready.given)
     what = what.replace(image_id=image.id, layers=image.layers, created=time())
+    what = what.replace(health=what.health or health.of_image(runtime.dirs, image.id))
     if what.name:
         state.reserve(runtime.dirs, what.identity, what.name)
     try:

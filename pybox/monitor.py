@@ -163,6 +163,7 @@ def _exec(
         "PB_M_LOG_SIZE": what.log_size,
         "PB_M_LOG_FILES": what.log_files,
         "PB_M_BEGUN": begun,
+        "PB_M_HEALTH": round(what.health.interval * 1000) if what.health is not None and what.health.command else 0,
         "PB_M_DEADLINE": 0 if what.timeout is None else begun + round(what.timeout * 1000),
     }
     words = ["pybox-monitor"] + [""] * (native.number("PB_M_FINISH") - 1)

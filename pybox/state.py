@@ -4,6 +4,7 @@
                     Later a second line: the host's pid of process 1
     ID/result       one JSON object: how it ended; only of containers that are kept (no --rm)
     ID/attach       the socket of pybox-monitor, of a container that it looks after
+    ID/health       how it is, if that is checked (health.py)
     ID/restarts     how often it was started again, and while it waits for that, no pid is in the journal
     names/NAME      a symlink to the id: a name is taken exactly as long as it is there
 
@@ -27,7 +28,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from pybox.fastjson import Json
 
-_FILES = ("result", "attach", "restarts")  # of a record, beside the journal
+_FILES = ("result", "attach", "restarts", "health", "health.new")  # of a record, beside the journal
 STUCK = ": cannot clean up: "  # in a line of sweep
 _LOCK_EX, _LOCK_NB = 2, 4  # flock(2); the fcntl module's names for them cost its import
 

@@ -29,7 +29,14 @@ COMMANDS = (
     Command("stop", LIVE, "stop [-t SECONDS] CONTAINER...", "end containers: ask, wait, kill", "lifecycle", "stop"),
     Command("kill", LIVE, "kill [-s SIGNAL] CONTAINER...", "send a signal to containers", "lifecycle", "kill"),
     Command("restart", LIVE, "restart [-t SECONDS] CONTAINER...", "stop containers and start them again", "lifecycle", "restart"),
-    Command("wait", LIVE, "wait CONTAINER...", "wait for the end and print the exit status", "lifecycle", "wait"),
+    Command(
+        "wait",
+        LIVE,
+        "wait [--condition stopped|healthy] CONTAINER...",
+        "wait for the end and print the exit status",
+        "lifecycle",
+        "wait",
+    ),
     Command(
         "attach", LIVE, "attach [--no-stdin] [--detach-keys KEYS] CONTAINER", "join a container's streams", "lifecycle", "attach"
     ),
@@ -44,6 +51,7 @@ COMMANDS = (
     Command("rename", LIVE, "rename CONTAINER NAME", "give a container another name", "lifecycle", "rename"),
     Command("boot", LIVE, "boot", "start what is to run whenever the machine does (--restart)", "lifecycle", "boot"),
     Command("finish", HIDDEN, "finish", "record the end of a container", "lifecycle", "finish"),
+    Command("check", HIDDEN, "check", "make one health check of a container", "check", "check"),
     Command("ps", LOOK, "ps [-a] [-q] [-f KEY=VALUE] [-n NUMBER] [-s]", "list containers", "containers", "ps"),
     Command(
         "inspect",

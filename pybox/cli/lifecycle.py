@@ -32,6 +32,7 @@ _ATTACH = (
     Option(("--sig-proxy",), "", "false: keep signals to oneself", "BOOL"),
     Option(("--detach-keys",), "", "keys to leave it by (ctrl-p,ctrl-q)", "KEYS"),
 )
+_WAIT = (Option(("--condition",), "", "stopped (the default) or healthy", "CONDITION"),)
 _PRUNE = (Option(("-f", "--force"), "", "accepted: nothing is asked"),)
 
 
@@ -141,7 +142,14 @@ def restart(where: Dirs, words: list[str]) -> int:
 
 
 def wait(where: Dirs, words: list[str]) -> int:
-    """Wait until containers have ended, and print the exit status of each."""
+    """Wait until containers have ended, and print the exit status of each; or until they are healthy."""
+    parsed = parse_anywhere(_WAIT, words)
+    words = parsed.rest
+    if (parsed.one("condition") or "stopped") not in ("stopped", "exited"):
+        from pybox.cli.check import wait_healthy
+
+        healthy = wait_healthy(where, parsed.one("condition"))
+        return for_each(where, named(where, words, "wait"), healthy)
 
     def act(entry: Entry) -> str:
         listing.wait_for_owner(entry.path, None)

@@ -32,6 +32,7 @@ LAYERS = (
     "runtime",
     "api console entering monitor",
     "lifecycle",
+    "checking",
     "doctor",
     "cli",
     "",  # pybox/__init__.py, which imports what is asked of it
