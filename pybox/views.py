@@ -45,7 +45,7 @@ class View(Record):
             found = ended - wall
         elif self.entry.pid is not None:  # of a foreground run both are one
             found = journal.get("started", journal.get("created"))
-        return float(found) if isinstance(found, (int, float)) else None
+        return float(found) if isinstance(found, (int, float)) and found else None
 
     @property
     def health(self) -> str:
@@ -107,7 +107,11 @@ def view(dirs: Dirs, entry: Entry) -> View:
     # not kept.load: hundreds may be listed, and what another version has kept is shown too
     config = state.parse(read(f"{kept.folder(dirs, entry.identity)}/config")) or {}
     pairs, asked = config.get("labels"), config.get("health")
-    labels = {str(pair[0]): str(pair[1]) for pair in pairs if isinstance(pair, list)} if isinstance(pairs, list) else {}
+    labels = (
+        {str(pair[0]): str(pair[1]) for pair in pairs if isinstance(pair, list) and len(pair) == 2}
+        if isinstance(pairs, list)
+        else {}
+    )
     restarts = read(f"{entry.path}/restarts") if entry.alive or entry.result else ""
     checked = isinstance(asked, dict) and bool(asked.get("command"))
     condition = health.load(entry.path) if checked else None
