@@ -35,8 +35,9 @@ def _runs(dirs: Dirs, identity: str) -> bool:
     return entry is not None and entry.status == "running"  # a frozen one can't answer, and is not ill
 
 
-def check(dirs: Dirs, identity: str) -> Check | None:
+def check(runtime: Runtime, identity: str) -> Check | None:
     """Make one check of a container and write down what came of it; None when there is nothing to be checked now."""
+    dirs = runtime.dirs
     entry = listing.load(dirs, identity, "")
     what = kept.load(dirs, identity)
     wanted = what.health if what is not None else None
@@ -44,7 +45,7 @@ def check(dirs: Dirs, identity: str) -> Check | None:
         return None
     begun = time()
     try:
-        made = _ask(Runtime(dirs), entry, wanted)
+        made = _ask(runtime, entry, wanted)
     except (PyboxError, OSError) as error:  # the command can't be executed: that is what there is to be told
         code = error.exit_code if isinstance(error, PyboxError) else 125
         made = Check(begun, time(), code, error.message if isinstance(error, PyboxError) else str(error))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pybox import checking, views
 from pybox.dirs import Dirs
 from pybox.errors import SpecError, StateError
+from pybox.runtime import Runtime
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ def check(where: Dirs, words: list[str]) -> int:
     """Make one health check of a container. Not for people."""
     if len(words) != 1:
         raise SpecError("check", " ".join(words), "needs the id of a container")
-    checking.check(where, words[0])
+    checking.check(Runtime(where), words[0])
     return 0
 
 
