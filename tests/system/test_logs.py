@@ -99,7 +99,7 @@ def test_following_goes_on_across_restarts(box) -> None:
     assert cli("logs", "-f", identity).stdout == "run\n" * 3
 
 
-def test_following_ends_when_the_container_is_removed(box) -> None:
+def test_following_ends_when_the_container_is_removed() -> None:
     identity = cli("run", "-d", "busybox", "sh", "-c", "echo here; sleep 1000").stdout.strip()
     follower = start("logs", "-f", identity)
     assert follower.stdout is not None and follower.stdout.readline() == b"here\n"
