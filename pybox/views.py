@@ -35,17 +35,15 @@ class View(Record):
     def time(self, name: str) -> float | None:
         """Return when it was created, started or ended; None when it was not, or nobody knows."""
         journal, result = self.entry.journal, self.entry.result or {}
-        ended, wall = result.get("ended"), result.get("wall")
-        found: Json = None
+        ended, wall = _number(result.get("ended")), _number(result.get("wall"))
         if name == "ended":
-            found = ended
-        elif name == "created":
-            found = journal.get("created")
-        elif isinstance(ended, (int, float)) and isinstance(wall, (int, float)):
-            found = ended - wall
-        elif self.entry.pid is not None:  # of a foreground run both are one
-            found = journal.get("started", journal.get("created"))
-        return float(found) if isinstance(found, (int, float)) and found else None
+            return ended
+        if name == "created":
+            return _number(journal.get("created"))
+        if ended is not None and wall is not None:
+            return ended - wall
+        # of a foreground run both are one
+        return _number(journal.get("started", journal.get("created"))) if self.entry.pid is not None else None
 
     @property
     def health(self) -> str:
@@ -100,6 +98,11 @@ class View(Record):
             "restarts": self.restarts,
             "labels": dict(self.labels),
         }
+
+
+def _number(value: Json) -> float | None:
+    """Return a time that makes sense; a record may say anything."""
+    return float(value) if isinstance(value, (int, float)) and 0 < value < 1e11 else None
 
 
 def view(dirs: Dirs, entry: Entry) -> View:
