@@ -18,7 +18,7 @@ HERE = Path(__file__).resolve().parent
 SOURCES = ("clone.c", "launch.c", "ops_fs.c", "ops_self.c", "ops_terminal.c", "parent.c", "spare.c")
 PROGRAMS = {  # static, shipped beside the Python modules
     "pybox-init": ("init.c",),
-    "pybox-monitor": ("monitor.c", "monitor_attach.c", "monitor_log.c", "monitor_next.c"),
+    "pybox-monitor": ("monitor.c", "monitor_attach.c", "monitor_health.c", "monitor_log.c", "monitor_next.c"),
 }
 WARNINGS = ("-std=gnu11", "-Wall", "-Wextra", "-Wshadow", "-O2")
 

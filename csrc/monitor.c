@@ -70,10 +70,12 @@ static void hear_signals(int fd)
 		if (!fate.ended)
 			kill((pid_t)given[PB_M_PID], SIGTERM);
 	}
+	health_reap();
 	if (given[PB_M_PID] > 0 && !fate.ended &&
 	    wait4((pid_t)given[PB_M_PID], &fate.status, WNOHANG, &fate.used) == (pid_t)given[PB_M_PID]) {
 		fate.ended = 1;
 		fate.at = pb_now_ms();
+		health_end();
 	}
 }
 
@@ -186,7 +188,7 @@ static void turn(int signals)
 			timeout = (int)(left > INT_MAX ? INT_MAX : left);
 		}
 	}
-	if (poll(fds, (nfds_t)(FIRST_CLIENT + n), timeout) < 0)
+	if (poll(fds, (nfds_t)(FIRST_CLIENT + n), health_due(timeout)) < 0)
 		return;
 	if (fds[LEASH].revents)
 		hear_leash(); /* before the signals: what pybox-init says, it says before it ends */
@@ -239,6 +241,7 @@ static void prepare(char **argv)
 	if (given[PB_M_PID] > 0)
 		log_open((int)given[PB_M_LOG], given[PB_M_LOG_SIZE], (int)given[PB_M_LOG_FILES]);
 	attach_add((int)given[PB_M_CLIENT], (int)given[PB_M_OWNER]);
+	health_begin(given[PB_M_HEALTH], argv + PB_M_FINISH);
 }
 
 int main(int argc, char **argv)

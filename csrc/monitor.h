@@ -10,6 +10,7 @@
  *
  * monitor.c         the loop: streams, signals, the end
  * monitor_log.c     the log: CRI lines, rotated by size
+ * monitor_health.c  the health checks: `pybox check`, every now and then
  * monitor_next.c    what comes after a run
  * monitor_attach.c  the clients: one message is one kind (enum pb_kind) and its bytes, on a SOCK_SEQPACKET socket
  */
@@ -30,6 +31,12 @@ void log_open(int dir, int64_t most, int files);
 void log_write(int stream, const char *bytes, size_t n); /* stream: 1 stdout, 2 stderr */
 void log_close(void);                                    /* what is left of unfinished lines */
 int64_t log_lost(void);                                  /* how many lines the disk did not take */
+
+/* monitor_health.c */
+void health_begin(int64_t every, char **finish); /* ms; the words of the last command */
+int health_due(int timeout);
+void health_reap(void);
+void health_end(void);
 
 /* monitor_attach.c */
 struct pb_request { /* what the clients want of the loop */

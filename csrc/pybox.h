@@ -123,6 +123,7 @@ enum pb_monitor {
 	PB_M_LOG_FILES,
 	PB_M_BEGUN,    /* CLOCK_MONOTONIC, ms */
 	PB_M_DEADLINE, /* the same clock, when the container is to be killed; 0: never */
+	PB_M_HEALTH,   /* ms between two health checks, 0 or less: none */
 	PB_M_FINISH    /* from here on: the command to become */
 };
 

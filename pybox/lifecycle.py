@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 
-from pybox import burial, console, kept, listing, monitor, native, state
+from pybox import burial, console, health, kept, listing, monitor, native, state
 from pybox.dirs import Dirs
 from pybox.errors import PyboxError, StateError
 from pybox.kept import Kept
@@ -38,6 +38,7 @@ def create(runtime: Runtime, what: Kept) -> Kept:
     image = ready.given.image
     runtime.make_once(ready.given)
     what = what.replace(image_id=image.id, layers=image.layers, created=time())
+    what = what.replace(health=what.health or health.of_image(runtime.dirs, image.id))
     lock = kept.make(runtime.dirs, what.identity)
     try:
         if what.name:

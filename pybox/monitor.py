@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import os
 import sys
+from time import time
 
 from pybox import fastjson, kept, native, specjson, state
 from pybox.dirs import Dirs
@@ -157,6 +158,7 @@ def _said(what: Kept) -> dict[str, Json]:
         "image": what.spec.image,
         "spec": specjson.to_json(what.spec),
         "created": what.created,
+        "started": time(),
         "kept": not what.remove,  # see burial.bury
         "monitor": True,
     }
@@ -210,6 +212,7 @@ def _exec(
         "PB_M_LOG_SIZE": what.log_size,
         "PB_M_LOG_FILES": what.log_files,
         "PB_M_BEGUN": begun,
+        "PB_M_HEALTH": round(what.health.interval * 1000) if what.health is not None and what.health.command else 0,
         "PB_M_DEADLINE": 0 if what.timeout is None else begun + round(what.timeout * 1000),
     }
     if said >= 0:
@@ -314,6 +317,7 @@ def _result(journal: dict[str, Json], what: Kept, enforced: str, fate: Fate) -> 
         exit_code=code,
         signal=ended_by,
         wall=fate.wall_ms / 1000,
+        ended=time(),
         cpu_user=fate.user_us / 1e6,
         cpu_system=fate.system_us / 1e6,
         memory_peak=bill.memory_peak if bill.memory_peak is not None else fate.maxrss_kb * 1024 if fate.maxrss_kb >= 0 else None,

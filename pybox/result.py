@@ -35,6 +35,7 @@ class Result(Record):
     stdout: bytes | None = None  # None when not captured
     stderr: bytes | None = None
     wall: float = 0.0  # seconds from the clone to the end
+    ended: float | None = None  # seconds since the epoch
     cpu_user: float = 0.0  # seconds, all processes
     cpu_system: float = 0.0
     memory_peak: int | None = None  # bytes: of the container with a memory limit, else of its largest process

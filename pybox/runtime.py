@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from _thread import allocate_lock
+from time import time
 
 from pybox import dirs as directories
 from pybox import host, native, state, supervise
@@ -218,8 +219,6 @@ class Running:
 
 
 def _keep(where: Dirs, identity: str, ready: Ready, options: Options) -> None:
-    from time import time
-
     from pybox import kept
 
     image = ready.given.image
@@ -257,8 +256,6 @@ def owner(given: Inputs) -> tuple[int, int] | None:
 
 def journal_of(ready: Ready, desk: Desk, name: str, leaves: list[tuple[str, str]]) -> dict[str, Json]:
     """Return the journal of a run, which is written before anything is done: who and what, and what undoing needs."""
-    from time import time
-
     given = ready.given
     return {
         "schema": "pybox.container/1",
@@ -293,6 +290,7 @@ def _result(ready: Ready, desk: Desk, end: supervise.End, bill: cgroup.Bill) -> 
         stdout=end.stdout,
         stderr=end.stderr,
         wall=end.wall,
+        ended=time(),
         cpu_user=end.usage.cpu_user,
         cpu_system=end.usage.cpu_system,
         memory_peak=bill.memory_peak if bill.memory_peak is not None else end.peak,

@@ -63,8 +63,15 @@ def _log_options(parsed: Parsed) -> tuple[int, int]:
 
 
 def _health(parsed: Parsed) -> Health | None:
+    """Return what is to be checked; None leaves that to the image, an empty command means nothing."""
     command = parsed.one("health-cmd")
     others = ("interval", "timeout", "retries", "start-period")
+    if parsed.has("no-healthcheck"):
+        if command:
+            raise SpecError("no-healthcheck", "", "can't be together with --health-cmd")
+        return Health(())
+    if command == "none":  # as docker
+        return Health(())
     if not command:
         for other in others:
             if parsed.one(f"health-{other}"):

@@ -7,90 +7,107 @@ import os
 import sys
 import time
 
-from pybox import burial, listing
-from pybox.cli.options import Option, parse
+from pybox import burial, inspection, listing, views
+from pybox.cli.images import size
+from pybox.cli.options import Option, parse_anywhere
 from pybox.dirs import Dirs
 from pybox.errors import SpecError
 from pybox.image import changes
+from pybox.times import lasting
+from pybox.units import parse_int
+from pybox.views import View
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from pybox.fastjson import Json
 
-_PS = (
+PS = (
     Option(("-a", "--all"), "", "also those that have ended"),
     Option(("-q", "--quiet"), "", "only ids"),
+    Option(
+        ("-f", "--filter"), "", f"only some: {', '.join(views.FILTERS)}; e.g. status=exited, label=team=red", "KEY=VALUE", True
+    ),
+    Option(("-n", "--last"), "", "the newest so many, whatever they do", "NUMBER"),
+    Option(("-l", "--latest"), "", "the newest one"),
+    Option(("-s", "--size"), "", "what the writable layers take on the disk"),
+    Option(("--no-trunc",), "", "nothing is cut short"),
     Option(("--format",), "", "json or table", "FORMAT"),
 )
-
-
-def _view(entry: listing.Entry) -> dict[str, Json]:
-    result = entry.result or {}
-    return {
-        "id": entry.identity,
-        "name": entry.name,
-        "image": entry.journal.get("image", ""),
-        "args": entry.journal.get("args", []),
-        "created": entry.journal.get("created"),
-        "status": entry.status,
-        "alive": entry.alive,
-        "pid": entry.pid,
-        "reason": result.get("reason"),
-        "exit_code": result.get("exit_code"),
-    }
+INSPECT = (Option(("-f", "--format"), "", "one value, by its path in the JSON: state.pid", "PATH"),)
+_WIDTH = 20  # of a command, quotes not counted
 
 
 def ps(where: Dirs, words: list[str]) -> int:
-    """List containers."""
-    parsed = parse(_PS, words)
+    """List containers, the newest first."""
+    parsed = parse_anywhere(PS, words)
     form = parsed.one("format") or "table"
     if form not in ("json", "table") or parsed.rest:
-        raise SpecError("ps", " ".join(words), "must be [-a] [-q] [--format json|table]")
-    found = [_view(entry) for entry in listing.entries(where)]
-    if not parsed.has("all"):
-        found = [view for view in found if view["alive"]]
+        raise SpecError("ps", " ".join(words), "must be [-a] [-q] [-f KEY=VALUE]... [-n NUMBER] [--format json|table]")
+    wanted = views.filters(parsed.all("filter"))
+    last = 1 if parsed.has("latest") else parse_int("last", parsed.one("last"), -1, 1 << 31)
+    everything = parsed.has("all") or (last or -1) > 0 or any(each.key in ("status", "exited") for each in wanted)
+    found = [views.view(where, entry) for entry in reversed(listing.entries(where)) if everything or entry.alive]
+    if wanted:
+        found = [one for one in found if views.matches(where, one, wanted)]
+    if last is not None and last >= 0:
+        found = found[: last or None]
     if parsed.has("quiet"):
-        print("\n".join(str(view["id"]) for view in found), end="\n" if found else "")
+        print("\n".join(one.entry.identity for one in found), end="\n" if found else "")
     elif form == "json":
-        print(json.dumps(found, indent=2))
+        now = time.time()
+        rows = [{**one.to_json(), "text": one.status(now)} for one in found]
+        if parsed.has("size"):
+            for row, one in zip(rows, found, strict=True):
+                row["size"] = views.disk_use(where, one.entry)
+        print(json.dumps(rows, indent=2))
     else:
-        print(f"{'CONTAINER ID':<14}{'IMAGE':<20}{'COMMAND':<28}{'CREATED':<16}{'STATUS':<22}NAMES")
-        for view in found:
-            args = view["args"] if isinstance(view["args"], list) else []
-            line = " ".join(str(arg) for arg in args)
-            command = json.dumps(line if len(line) < 24 else line[:20] + "...")
-            print(
-                f"{view['id']:<14}{view['image']!s:<20}{command:<28}{_ago(view['created']):<16}{_status(view):<22}{view['name']}"
-            )
+        _table(where, found, parsed.has("size"), parsed.has("no-trunc"))
     return 0
 
 
-def _ago(created: Json) -> str:
-    if not isinstance(created, (int, float)):
-        return "-"
-    seconds = max(0, int(time.time() - created))
-    for size, unit in ((86400, "day"), (3600, "hour"), (60, "minute")):
-        if seconds >= size:
-            return f"{seconds // size} {unit}{'s' * (seconds // size != 1)} ago"
-    return f"{seconds} second{'s' * (seconds != 1)} ago"
+def _table(where: Dirs, found: list[View], sizes: bool, whole: bool) -> None:
+    now = time.time()
+    rows = [["CONTAINER ID", "IMAGE", "COMMAND", "CREATED", "STATUS", "NAMES", *(["SIZE"] if sizes else [])]]
+    for one in found:
+        entry, created = one.entry, one.time("created")
+        row = [entry.identity, str(entry.journal.get("image", "")), _command(entry.journal.get("args"), whole)]
+        row += ["-" if created is None else f"{lasting(now - created)} ago", one.status(now), entry.name]
+        rows.append([*row, size(views.disk_use(where, entry))] if sizes else row)
+    print_aligned(rows)
 
 
-def _status(view: dict[str, Json]) -> str:
-    if view["status"] == "exited":
-        return f"Exited ({view['exit_code']})" + (f" {view['reason']}" if view["reason"] not in ("exit", None) else "")
-    known = {"running": "Up", "paused": "Paused", "restarting": "Restarting", "created": "Created"}
-    return known.get(str(view["status"]), "Dead (pybox killed)")
+def _command(args: Json, whole: bool) -> str:
+    line = visible(" ".join(str(arg) for arg in args) if isinstance(args, (list, tuple)) else "")
+    return f'"{line if whole or len(line) <= _WIDTH else line[: _WIDTH - 1] + "…"}"'
+
+
+def visible(text: str) -> str:
+    """Return a text with its control characters shown and not obeyed: a container's command may try to draw on our terminal."""
+    return text if text.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
+def print_aligned(rows: Iterable[list[str]]) -> None:
+    """Print a table, each column as wide as what is in it."""
+    shown = [[visible(cell) for cell in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*shown, strict=True)]
+    for row in shown:
+        print("   ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
 
 
 def inspect(where: Dirs, words: list[str]) -> int:
-    """Show the record of containers as a JSON array."""
-    if not words:
+    """Show all that is known of containers as a JSON array, or one value of each."""
+    parsed = parse_anywhere(INSPECT, words)
+    if not parsed.rest:
         raise SpecError("inspect", "", "no container given", "`pybox ps -a` lists them")
-    shown = []
-    for word in words:
-        entry = listing.find(where, word)
-        shown.append({**_view(entry), "journal": entry.journal, "result": entry.result})
-    print(json.dumps(shown, indent=2))
+    shown = [inspection.describe(where, views.find(where, word)) for word in parsed.rest]
+    path = parsed.one("format")
+    if path is None or path == "json":
+        print(json.dumps(shown, indent=2))
+        return 0
+    for value in [inspection.pick(one, path) for one in shown]:
+        print(visible(value) if isinstance(value, str) else json.dumps(value))
     return 0
 
 

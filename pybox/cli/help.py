@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pybox.cli.commands import COMMANDS, EXAMPLES, Command
-from pybox.cli.options import RUN
+from pybox.cli.options import RUN, Option
 
 
 def overview() -> str:
@@ -15,6 +15,14 @@ def overview() -> str:
         lines += [f"  {command.name:<10} {command.help}" for command in COMMANDS if command.group == group]
     lines += ["", "`pybox COMMAND --help` says more. New here? `pybox doctor`, then `make images`."]
     return "\n".join(lines)
+
+
+def options_of(command: Command) -> tuple[Option, ...]:
+    """Return the options of a command, if its module has a table of its name: PS, LOGS."""
+    from importlib import import_module
+
+    found = getattr(import_module(f"pybox.cli.{command.module}"), command.name.upper(), ())
+    return found if isinstance(found, tuple) else ()
 
 
 def command_help(command: Command) -> str:
@@ -31,6 +39,11 @@ def command_help(command: Command) -> str:
             "",
             "Exit status: the command's own; 125 pybox failed, 126 it can't be executed, 127 not found, 128+n signal n.",
         ]
+    elif table := options_of(command):
+        lines.append("")
+        for option in table:
+            names = ", ".join(option.names) + (f" {option.value}" if option.value else "")
+            lines.append(f"  {names:<30} {option.help}")
     elif command.module == "images" and command.name != "image":
         from pybox.cli.images import help_of
 

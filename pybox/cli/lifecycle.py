@@ -33,6 +33,7 @@ _ATTACH = (
     Option(("--sig-proxy",), "", "false: keep signals to oneself", "BOOL"),
     Option(("--detach-keys",), "", "keys to leave it by (ctrl-p,ctrl-q)", "KEYS"),
 )
+_WAIT = (Option(("--condition",), "", "stopped (the default) or healthy", "CONDITION"),)
 _PRUNE = (Option(("-f", "--force"), "", "accepted: nothing is asked"),)
 
 
@@ -148,8 +149,14 @@ def restart(where: Dirs, words: list[str]) -> int:
 
 
 def wait(where: Dirs, words: list[str]) -> int:
-    """Wait until containers have ended, and print the exit status of each."""
-    return for_each(where, named(words, "wait"), lambda entry: str(lifecycle.wait(where, entry)))
+    """Wait until containers have ended, and print the exit status of each; or until they are healthy."""
+    parsed = parse_anywhere(_WAIT, words)
+    words = named(parsed.rest, "wait")
+    if (parsed.one("condition") or "stopped") not in ("stopped", "exited"):
+        from pybox.cli.check import wait_healthy
+
+        return for_each(where, words, wait_healthy(where, parsed.one("condition")))
+    return for_each(where, words, lambda entry: str(lifecycle.wait(where, entry)))
 
 
 def attach(where: Dirs, words: list[str]) -> int:

@@ -47,6 +47,7 @@ RUN = (
     Option(("--health-timeout",), "Background", "time for one check (30s)", "SECONDS"),
     Option(("--health-retries",), "Background", "failed checks in a row until it is unhealthy (3)", "NUMBER"),
     Option(("--health-start-period",), "Background", "time in which failed checks don't count (0)", "SECONDS"),
+    Option(("--no-healthcheck",), "Background", "no checks, also if the image asks for them"),
     Option(("-e", "--env"), "Command", "set a variable; without =VALUE take the caller's", "NAME[=VALUE]", True),
     Option(("--env-file",), "Command", "read variables from a file", "FILE", True),
     Option(("-w", "--workdir"), "Command", "the working directory, made if missing", "DIR"),

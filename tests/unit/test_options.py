@@ -76,7 +76,7 @@ EFFECTS: dict[str, tuple[tuple[str, ...], tuple[Spec, Options]]] = {
 }
 # What these say is so anyway, or (the status file, the file of variables) has a test of its own.
 ELSEWHERE = {"init", "interactive", "status-file", "env-file", "detach", "cidfile", "detach-keys", "restart", "log-opt", "label"}
-ELSEWHERE |= {option.key for option in RUN if option.key.startswith("health-")}
+ELSEWHERE |= {option.key for option in RUN if option.key.startswith("health-")} | {"no-healthcheck"}
 
 
 @pytest.mark.parametrize("key", EFFECTS)
