@@ -65,7 +65,7 @@ static void hear_signals(int fd)
 
 	while (read(fd, &got, sizeof(got)) == (ssize_t)sizeof(got)) {
 		if (got.ssi_signo == SIGTERM && !fate.ended)
-			kill((pid_t)given[PB_M_PID], SIGTERM); /* the machine goes down: let the container say goodbye */
+			kill((pid_t)given[PB_M_PID], (int)given[PB_M_STOP]); /* the machine goes down: let the container say goodbye */
 	}
 	if (!fate.ended && wait4((pid_t)given[PB_M_PID], &fate.status, WNOHANG, &fate.used) == (pid_t)given[PB_M_PID]) {
 		fate.ended = 1;
@@ -249,7 +249,7 @@ static _Noreturn void finish(int argc, char **argv)
 
 static void prepare(char **argv)
 {
-	static const int fds[] = {PB_M_LEASH, PB_M_STDIN, PB_M_STDOUT, PB_M_STDERR, PB_M_LISTEN, PB_M_CLIENT, PB_M_LOG};
+	static const int fds[] = {PB_M_LEASH, PB_M_STDIN, PB_M_STDOUT, PB_M_STDERR, PB_M_CONSOLE, PB_M_LISTEN, PB_M_CLIENT, PB_M_LOG};
 
 	for (int i = PB_M_PID; i < PB_M_FINISH; i++)
 		given[i] = strtoll(argv[i], NULL, 10);

@@ -33,7 +33,8 @@ def create(runtime: Runtime, what: Kept) -> Kept:
     ready = runtime.planner.ready(what.spec, keep=True, managed=True)
     image = ready.given.image
     runtime.make_once(ready.given)
-    what = what.replace(image_id=image.id, layers=image.layers, created=time())
+    spec = ready.given.spec.replace(image=what.spec.image)  # with all that --system means
+    what = what.replace(spec=spec, image_id=image.id, layers=image.layers, created=time())
     if what.name:
         state.reserve(runtime.dirs, what.identity, what.name)
     try:
