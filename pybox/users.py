@@ -34,6 +34,7 @@ def place_in_image(image: Image, path: str) -> str:
 
 def _follow(image: Image, path: str) -> tuple[str, str]:
     for _ in range(8):  # symlinks followed
+        found, link = None, ""
         for layer in image.layers:
             found, link = _read_in_layer(layer, path)
             if link or found is not None:
