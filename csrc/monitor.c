@@ -68,7 +68,7 @@ static void hear_signals(int fd)
 			continue;
 		fate.told_to_end = 1; /* the machine goes down: let the container say goodbye, and not come back */
 		if (!fate.ended)
-			kill((pid_t)given[PB_M_PID], SIGTERM);
+			kill((pid_t)given[PB_M_PID], (int)given[PB_M_STOP]);
 	}
 	health_reap();
 	if (given[PB_M_PID] > 0 && !fate.ended &&
@@ -224,7 +224,7 @@ static _Noreturn void finish(char **words)
 
 static void prepare(char **argv)
 {
-	static const int fds[] = {PB_M_LEASH, PB_M_STDIN, PB_M_STDOUT, PB_M_STDERR, PB_M_LISTEN, PB_M_CLIENT, PB_M_LOG};
+	static const int fds[] = {PB_M_LEASH, PB_M_STDIN, PB_M_STDOUT, PB_M_STDERR, PB_M_CONSOLE, PB_M_LISTEN, PB_M_CLIENT, PB_M_LOG};
 
 	for (int i = PB_M_PID; i < PB_M_FINISH; i++)
 		given[i] = strtoll(argv[i], NULL, 10);

@@ -115,6 +115,7 @@ enum pb_monitor {
 	PB_M_STDOUT,   /* fd of what it writes; with a terminal this is its master, for both directions */
 	PB_M_STDERR,   /* the same, -1: none */
 	PB_M_TERMINAL, /* 1: PB_M_STDOUT is a terminal */
+	PB_M_CONSOLE,  /* fd of its other end, held so that it is there while nobody inside has it open; -1: none */
 	PB_M_LISTEN,   /* fd of the socket that clients connect to */
 	PB_M_CLIENT,   /* fd of a client that is there from the start, -1: none */
 	PB_M_OWNER,    /* 1: the container dies with that client */
@@ -124,6 +125,7 @@ enum pb_monitor {
 	PB_M_BEGUN,    /* CLOCK_MONOTONIC, ms */
 	PB_M_DEADLINE, /* the same clock, when the container is to be killed; 0: never */
 	PB_M_HEALTH,   /* ms between two health checks, 0 or less: none */
+	PB_M_STOP,     /* the signal that asks the container to end */
 	PB_M_FINISH    /* from here on: the command to become */
 };
 

@@ -12,7 +12,7 @@ import os
 from pybox import native, specjson, users
 from pybox.errors import SpecError, StateError
 from pybox.image.model import Image, ImageConfig
-from pybox.kernel import command, credentials
+from pybox.kernel import cgroup, command, credentials
 from pybox.kernel.inputs import Inputs
 from pybox.listing import Entry
 from pybox.plan import Plan
@@ -52,7 +52,7 @@ def prepare(runtime: Runtime, entry: Entry, pid: int, visit: Visit) -> Ready:
         raise StateError(f"container {entry.identity} was started by another version of pybox", "start it again to exec in it")
     given = _inputs(runtime, entry, pid, visit, specjson.from_json(asked))
     joined = tuple(kind for kind in _KINDS if _other(pid, kind))
-    prepare = tuple(_open_groups(entry))
+    prepare = tuple(_open_groups(entry, given.spec.system))
     plan = Plan(prepare, tuple(_steps(given, entry, visit, joined)), (), entry.groups)
     return Ready(given, plan, plan.lower(), {})
 
@@ -99,8 +99,11 @@ def _other(pid: int, kind: str) -> bool:
         return False
 
 
-def _open_groups(entry: Entry) -> Iterator[HostStep]:
+def _open_groups(entry: Entry, system: bool) -> Iterator[HostStep]:
     for controller, path in entry.groups:
+        if system and not controller:  # a group of our own: its init may have made its own one inner, and nobody can join that
+            yield OpenGroup(f"{path}/{cgroup.INNER}/pybox-exec", "cgroup", make=True)
+            continue
         yield OpenGroup(path, f"cgroup:{controller}" if controller else "cgroup", join="cgroup.procs" if controller else "")
 
 
@@ -134,8 +137,6 @@ def terminal(pid: int, uid: int) -> tuple[int, int]:
 
     By directory fd and through the master, so that no name the container could have changed is believed (CVE-2025-52565).
     """
-    from fcntl import ioctl
-
     root = os.open(f"/proc/{pid}/root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         master = native.open_in_root(root, "dev/pts/ptmx", os.O_RDWR | os.O_NOCTTY)
@@ -146,8 +147,7 @@ def terminal(pid: int, uid: int) -> tuple[int, int]:
     try:
         if os.fstat(master).st_rdev != os.makedev(5, 2):
             raise StateError("the container's /dev/pts/ptmx is not what makes terminals")
-        ioctl(master, 0x40045431, b"\0\0\0\0")  # TIOCSPTLCK
-        other = ioctl(master, 0x5441, os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC)  # TIOCGPTPEER
+        other = native.other_end(master)
         os.fchown(other, uid, -1)
     except BaseException:
         os.close(master)

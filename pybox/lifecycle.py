@@ -37,7 +37,8 @@ def create(runtime: Runtime, what: Kept) -> Kept:
     ready = runtime.planner.ready(what.spec, keep=True, managed=True)
     image = ready.given.image
     runtime.make_once(ready.given)
-    what = what.replace(image_id=image.id, layers=image.layers, created=time())
+    spec = ready.given.spec.replace(image=what.spec.image)  # with all that --system means
+    what = what.replace(spec=spec, image_id=image.id, layers=image.layers, created=time())
     what = what.replace(health=what.health or health.of_image(runtime.dirs, image.id))
     lock = kept.make(runtime.dirs, what.identity)
     try:

@@ -24,6 +24,7 @@ from pybox.kernel import cgroup
 from pybox.record import Record
 from pybox.result import Result, verdict
 from pybox.runtime import Runtime, effective, journal_of, owner
+from pybox.spec import parse_signal
 from pybox.state import Claim
 from pybox.steps.base import Desk
 from pybox.undo import undo
@@ -44,8 +45,9 @@ _GOOD_RUN = 10.0  # seconds; who ran for so long begins with the shortest pause 
 class Pipes:
     """The container's streams as the monitor holds them: a terminal's master, or three pipes. ``close`` closes what is left."""
 
-    def __init__(self, tty: bool, stdin: bool, to: tuple[int, int] | None) -> None:
+    def __init__(self, tty: bool, stdin: bool, to: tuple[int, int] | None, console: bool = False) -> None:
         self.given: dict[str, int] = {}
+        self._console = console  # hold the terminal's other end, too: an init opens its console now and then
         self.ours: dict[str, int] = {"stdin": -1, "stdout": -1, "stderr": -1}
         if tty:
             self.ours["socket"], self.given["terminal-socket"] = native.leash()
@@ -71,6 +73,8 @@ class Pipes:
             with socket(fileno=self.ours.pop("socket")) as ours:
                 (master,) = recv_fds(ours, 1, 1)[1]
             self.ours["stdin"] = self.ours["stdout"] = master
+            if self._console:
+                self.ours["console"] = native.other_end(master)
 
     def close(self) -> None:
         """Close everything that is still open."""
@@ -95,7 +99,7 @@ def become(runtime: Runtime, what: Kept, claim: Claim, client: int = -1, owned: 
     leaves = [(verb, desk.named(path)) for verb, path in ready.plan.leaves()]
     leaves.append(("tree", kept.folder(runtime.dirs, claim.identity)))
     there = _has_written(f"{runtime.dirs.uppers}/{claim.identity}")  # it has run before, and what it wrote is kept
-    pipes = Pipes(spec.tty, what.stdin, owner(ready.given))
+    pipes = Pipes(spec.tty, what.stdin, owner(ready.given), console=spec.system)
     journal, begun = -1, said < 0
     try:
         said_of_it = {**journal_of(ready, desk, what.name, leaves), **_said(what)}
@@ -205,6 +209,7 @@ def _exec(
         "PB_M_STDOUT": pipes.ours["stdout"],
         "PB_M_STDERR": pipes.ours["stderr"],
         "PB_M_TERMINAL": int(what.spec.tty),
+        "PB_M_CONSOLE": pipes.ours.get("console", -1),
         "PB_M_LISTEN": _listen(claim),
         "PB_M_CLIENT": client[0],
         "PB_M_OWNER": int(client[1]),
@@ -214,6 +219,7 @@ def _exec(
         "PB_M_BEGUN": begun,
         "PB_M_HEALTH": round(what.health.interval * 1000) if what.health is not None and what.health.command else 0,
         "PB_M_DEADLINE": 0 if what.timeout is None else begun + round(what.timeout * 1000),
+        "PB_M_STOP": parse_signal(what.spec.stop_signal) if what.spec.stop_signal else 15,
     }
     if said >= 0:
         try:

@@ -235,6 +235,14 @@ def open_in_root(dirfd: int, path: str, flags: int) -> int:
     return _checked(lib.pb_open_in_root(dirfd, os.fsencode(path), flags), path)
 
 
+def other_end(master: int) -> int:
+    """Return an fd of the other end of a terminal: through its master, so that no name is believed; ioctl_tty(2). Raises OSError."""
+    from fcntl import ioctl
+
+    ioctl(master, 0x40045431, b"\0\0\0\0")  # TIOCSPTLCK
+    return ioctl(master, 0x5441, os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC)  # TIOCGPTPEER
+
+
 def holder(flags: int, program: int) -> int:
     """Return the pid of a process that holds new namespaces open until it is killed. Raises OSError."""
     return _checked(lib.pb_holder(flags, program))

@@ -44,6 +44,10 @@ class Planner:
     def inputs(self, spec: Spec, keep_upper: bool = False, managed: bool = False) -> Inputs:
         """Read from disk what a plan needs. Raises ImageNotFound or SpecError."""
         image = store.find(self.dirs, spec.image)
+        if spec.system:
+            from pybox.system import settle  # who is no init does not pay for it
+
+            spec = settle(spec, self.facts, image)
         return Inputs(
             spec=spec,
             facts=self.facts,
@@ -64,6 +68,10 @@ class Planner:
             return b""
         profile = None if spec.seccomp in ("", "default") else spec.seccomp
         caps = credentials.granted(spec, self.facts.last_cap)
+        if spec.system:
+            from pybox.system import callable_by
+
+            caps = callable_by(caps)
         return seccomp.program(f"{self.dirs.store}/seccomp", profile, caps, self.facts.machine)
 
     def ready(self, spec: Spec, keep: bool, managed: bool = False) -> Ready:
@@ -83,7 +91,7 @@ class Planner:
         """Read, plan and lower. Raises ImageNotFound, SpecError or LimitError."""
         given = self.inputs(spec, keep, managed)
         plan = make(given)
-        return Ready(given, plan, plan.lower(), to_json(spec))
+        return Ready(given, plan, plan.lower(), to_json(given.spec))
 
 
 def _kind(mount: Mount) -> str:

@@ -164,6 +164,7 @@ class Spec(Record):
     read_only: bool = False
     upper: Upper = ""  # where the writable layer is; "" in memory if it is thrown away, on disk if it is kept
     init: bool = True
+    system: bool = False  # process 1 is an init of the image's own, system.py
     tty: bool = False  # a terminal of its own: pty(7)
     stop_signal: str = ""  # "" the image's, else TERM; what `pybox stop` sends
     cap_add: tuple[str, ...] = ()  # "CAP_NET_RAW", or "ALL"
@@ -212,6 +213,8 @@ class Spec(Record):
             parse_user(self.user)
         if self.stop_signal:
             parse_signal(self.stop_signal)
+        if self.system and self.pid == "host":
+            raise SpecError("pid", self.pid, "can't be together with --system", "an init must be process 1")
         for cap in (*self.cap_add, *self.cap_drop):
             if not cap.startswith("CAP_") and cap != "ALL":
                 raise SpecError("cap-add", cap, "not a capability name, e.g. CAP_NET_RAW or ALL")

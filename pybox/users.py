@@ -23,15 +23,26 @@ _MOST = 16 << 20  # bytes; a longer passwd file is not one
 
 def read_in_image(image: Image, path: str) -> str:
     """Return the text of a file as the image's stacked layers show it; "" when there is none."""
+    return _follow(image, path)[1]
+
+
+def place_in_image(image: Image, path: str) -> str:
+    """Return the path at the end of a path's symlinks; "" when there is no file."""
+    place, text = _follow(image, path)
+    return place if text else ""
+
+
+def _follow(image: Image, path: str) -> tuple[str, str]:
     for _ in range(8):  # symlinks followed
+        found, link = None, ""
         for layer in image.layers:
             found, link = _read_in_layer(layer, path)
             if link or found is not None:
                 break
         if not link:
-            return found or ""
+            return path, found or ""
         path = link
-    return ""
+    return path, ""
 
 
 def _read_in_layer(layer: str, path: str) -> tuple[str | None, str]:

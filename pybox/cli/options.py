@@ -35,6 +35,7 @@ RUN = (
     Option(("--timeout",), "Container", "kill the whole container after this time: 5, 0.5, 2m", "SECONDS"),
     Option(("--status-file",), "Container", "write how it ended and what it used, as JSON", "FILE"),
     Option(("--no-init",), "Container", "make the command process 1 itself, without pybox-init"),
+    Option(("--system",), "Container", "boot the image's own init as process 1, see docs/system-containers.md"),
     Option(("--init",), "Container", "run pybox-init as process 1 (the default)"),
     Option(("--help",), "Container", "print this"),
     Option(("-i", "--interactive"), "Container", "keep stdin open (always so in the foreground without -t)"),

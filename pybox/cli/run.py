@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 # Passed on to the container: what people and schedulers send. 28 is a resized terminal.
 # Options of a run that pybox-monitor looks after.
-BACKGROUND = ("detach", "tty", "restart", "health-cmd", "cidfile", "label", "log-opt")
+BACKGROUND = ("detach", "tty", "restart", "health-cmd", "cidfile", "label", "log-opt", "system")
 FORWARDED = {"HUP": 1, "INT": 2, "QUIT": 3, "USR1": 10, "USR2": 12, "TERM": 15, "CONT": 18, "WINCH": 28}
 
 
@@ -33,7 +33,10 @@ def spec_of(parsed: Parsed) -> Spec:
     for path in parsed.all("env-file"):
         env.update(text.read_env_file(path))
     env.update(pair for pair in map(text.parse_env, parsed.all("env")) if pair)
-    rights = {"seccomp": "", "no-new-privileges": "true"}
+    system = parsed.has("system")
+    userns = parsed.has("userns") or (system and parsed.one("userns") is None)
+    # in a user namespace of its own su and sudo give no more than its process 1 has already
+    rights = {"seccomp": "", "no-new-privileges": "false" if system and userns else "true"}
     rights.update(text.parse_security_opt(word) for word in parsed.all("security-opt"))
     swap = parsed.one("memory-swap")
     entrypoint = parsed.one("entrypoint")
@@ -60,11 +63,12 @@ def spec_of(parsed: Parsed) -> Spec:
         pid=_share(parsed, "pid"),
         ipc=_share(parsed, "ipc"),
         uts=_share(parsed, "uts"),
-        userns=parsed.has("userns"),
+        userns=userns,
         read_only=parsed.has("read-only"),
         upper=_upper(parsed.one("upper")),
-        init=_init(parsed),
-        tty=parsed.has("tty"),
+        init=_init(parsed) and not system,
+        system=system,
+        tty=parsed.has("tty") or system,
         stop_signal=parsed.one("stop-signal") or "",
         cap_add=tuple(map(text.parse_capability, parsed.all("cap-add"))),
         cap_drop=tuple(map(text.parse_capability, parsed.all("cap-drop"))),

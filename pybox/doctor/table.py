@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pybox.doctor import files, groups, kernel, namespaces, rights, runs
+from pybox.doctor import files, groups, kernel, namespaces, rights, runs, system
 from pybox.doctor.item import Item
 from pybox.doctor.session import Host
 from pybox.record import Record
@@ -32,6 +32,7 @@ PROBES = (
     Probe("cgroup", groups.cgroup),
     Probe("limits", groups.limits),
     Probe("kill", groups.kill),
+    Probe("system", system.system),
     Probe("psi", kernel.psi),
     Probe("storage", files.storage),
     Probe("overlay", files.overlay),

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 GROUP = "pybox-CONTAINER-ID"
+INNER = "container"  # below it: the part of the tree that is a system container's own
 COUNTED = ("memory", "pids", "cpu")  # what a container that is looked after has counted, limited or not
 PERIOD = 100_000  # microseconds, the kernel's default window for --cpus
 
@@ -58,6 +59,11 @@ def effective(given: Inputs) -> tuple[tuple[str, str], ...]:
     return tuple(found)
 
 
+def delegated(given: Inputs) -> bool:
+    """Whether the container gets a part of the cgroup2 tree as its own: an init sorts its services into groups there."""
+    return given.spec.system and given.facts.cgroups.unified is not None
+
+
 def _held(given: Inputs) -> frozenset[str]:
     """Return the options that a group will enforce."""
     return frozenset(option for option, how in effective(given) if not how.startswith("none"))
@@ -75,7 +81,8 @@ def groups(given: Inputs) -> tuple[tuple[str, str], ...]:
     found = []
     # without a PID namespace of its own, only a cgroup2 group can end all of a container's processes at once
     usable = facts.cgroups.unified is not None
-    if (controllers and facts.cgroups.pure) or given.spec.pid == "host" or (given.managed and usable):
+    wanted = given.managed or given.spec.system
+    if (controllers and facts.cgroups.pure) or given.spec.pid == "host" or (wanted and usable):
         if facts.cgroups.unified is None:
             raise LimitError(f"--pid host needs a cgroup2 group: {facts.cgroups.problem}", facts.cgroups.fix or None)
         found.append(("", f"{facts.cgroups.unified}/{GROUP}"))
@@ -97,14 +104,20 @@ def prepare(given: Inputs) -> Iterator[HostStep]:
             counted = tuple(name for name in (*COUNTED, "io") if name in facts.cgroups.controllers and facts.cgroups.pure)
             if given.managed and counted and facts.cgroups.unified:
                 yield EnableControllers(facts.cgroups.unified, counted, step_aside=not facts.root, optional=True)
-            yield MakeGroup(path, "cgroup", killer=given.spec.pid == "host")
+            yield MakeGroup(path, "cgroup:all" if delegated(given) else "cgroup", killer=given.spec.pid == "host")
         else:
             yield MakeGroup(path, f"cgroup:{controller}", join="cgroup.procs")
-        if controller == "" and not facts.cgroups.pure:
-            continue  # a hybrid host's: it has no controllers, it is there to end and to freeze
+        limited = (
+            controller != "" or facts.cgroups.pure
+        )  # that of a hybrid host has no controllers: it is there to end and to freeze
         for name, value, option, optional in values(controller, limits, facts):
-            if option.removesuffix("-swap") in held:
+            if limited and option.removesuffix("-swap") in held:
                 yield SetLimit(f"{path}/{name}", value, option, optional, best_effort)
+        if controller == "" and delegated(given):
+            from pybox.kernel.namespaces import FIRST_ID
+            from pybox.steps.delegation import DelegateGroup
+
+            yield DelegateGroup(path, f"{path}/{INNER}", FIRST_ID if given.mapped_by_root else None)
 
 
 def values(controller: str, limits: Limits, facts: Facts) -> Iterator[tuple[str, str, str, bool]]:

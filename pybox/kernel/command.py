@@ -59,7 +59,7 @@ def candidates(name: str, env: tuple[str, ...]) -> tuple[str, ...]:
 
 def steps(given: Inputs) -> Iterator[ChildStep]:
     """Yield the streams and the leash; after them no fd of the host's is left."""
-    yield from streams(given.spec.tty)
+    yield from streams(given.spec.tty, control=not given.spec.system)
     yield SetUmask(0o022)
     # in the host's PID namespace the kernel does not end the others with process 1: pybox-init must live to do it
     killer = given.spec.init and given.spec.pid == "host"
@@ -74,11 +74,14 @@ def steps(given: Inputs) -> Iterator[ChildStep]:
     yield CloseFds(6 if killer else 5 if given.spec.init else 3)
 
 
-def streams(tty: bool) -> Iterator[ChildStep]:
-    """Yield the placing of stdin, stdout and stderr: three of the caller's, or one terminal."""
+def streams(tty: bool, control: bool = True) -> Iterator[ChildStep]:
+    """Yield the placing of stdin, stdout and stderr: three of the caller's, or one terminal.
+
+    ``control`` False leaves the terminal without a session: an init opens it for whom it starts, and must not be hung up by it.
+    """
     for fd, name in enumerate(("stdin", "stdout", "stderr")):
         yield PlaceFd("terminal" if tty else name, fd)
-    if tty:
+    if tty and control:
         from pybox.steps.terminal import ControlTerminal
 
         yield ControlTerminal()

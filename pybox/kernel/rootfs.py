@@ -6,6 +6,7 @@ steps     pivot; the kernel's file systems; let go of the host; then volumes, op
 
 from __future__ import annotations
 
+from pybox.kernel import cgroup
 from pybox.kernel.inputs import Inputs
 from pybox.kernel.namespaces import FIRST_ID
 from pybox.spec import PROC_OK, Mount
@@ -205,7 +206,9 @@ def _proc_and_sys(given: Inputs) -> Iterator[ChildStep]:
         yield PlaceMount("sys", "at:sys", "/sys", read_only=True)
         return
     yield MountKernelFs("sysfs", "/sys", ("MS_RDONLY", *_QUIET))
-    if given.facts.cgroups.pure:
+    if cgroup.delegated(given):  # on a hybrid host too: to its init it looks like a cgroup v2 host without controllers
+        yield MountKernelFs("cgroup2", "/sys/fs/cgroup", _QUIET)
+    elif given.facts.cgroups.pure:
         yield MountKernelFs("cgroup2", "/sys/fs/cgroup", ("MS_RDONLY", *_QUIET))
 
 

@@ -15,6 +15,8 @@ Entries are read top to bottom, the first that applies decides. A call that the 
 with EPERM. What the container's namespaces already confine (mounting needs CAP_SYS_ADMIN, which a container lacks) is denied
 once more here, because a new user namespace hands all capabilities to anyone: most kernel holes of the last ten years were
 reached through ``unshare(CLONE_NEWUSER)``.
+
+OWN_NAMESPACES is what a system container (system.py) has instead of CAP_SYS_ADMIN: it is good for mounts and namespaces only.
 """
 
 from __future__ import annotations
@@ -163,7 +165,7 @@ TABLE = (
         "new namespaces and mounts: how containers are made, and how holes in the kernel are reached",
         "clone clone3 unshare setns mount umount2 pivot_root fsopen fsconfig fsmount fspick move_mount open_tree open_tree_attr "
         "mount_setattr sethostname setdomainname listns",
-        needs="CAP_SYS_ADMIN",
+        needs="CAP_SYS_ADMIN OWN_NAMESPACES",
     ),
     Entry("a process or a thread, but no namespace", "clone", when=flags_clear(0, NEW_NAMESPACES)),
     Entry("stop sharing files or the directory, but no namespace", "unshare", when=flags_clear(0, NEW_NAMESPACES | NEW_TIME)),

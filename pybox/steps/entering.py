@@ -23,18 +23,22 @@ class OpenGroup(HostStep):
     path: str
     slot: str
     join: str = ""  # as in MakeGroup
+    make: bool = False  # it need not be there
 
     def describe(self) -> str:
         return f"open the control group {self.path}"
 
     def calls(self) -> tuple[str, ...]:
         flags = "O_WRONLY|O_CLOEXEC" if self.join else "O_RDONLY|O_CLOEXEC|O_DIRECTORY"
-        return (f'openat(AT_FDCWD, "{self._file()}", {flags})',)
+        made = (f'mkdir("{self.path}", 0755)',) if self.make else ()
+        return (*made, f'openat(AT_FDCWD, "{self._file()}", {flags})')
 
     def _file(self) -> str:
         return f"{self.path}/{self.join}" if self.join else self.path
 
     def apply(self, desk: Desk) -> None:
+        if self.make:
+            os.makedirs(self.path, 0o755, exist_ok=True)
         desk.fds[self.slot] = os.open(
             self._file(), os.O_WRONLY | os.O_CLOEXEC if self.join else os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
         )

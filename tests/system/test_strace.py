@@ -26,6 +26,7 @@ RUNS = {
         *("--rm", "-u", "1000:1000", "--ulimit", "nofile=64:64", "--cap-add", "net_raw", "--oom-score-adj", "500"),
         *("--security-opt", "seccomp=unconfined", "--network", "host", "-h", "box", "busybox", "/bin/true"),
     ),
+    "an init": ("--rm", "--system", "busybox", "/bin/true"),
     "everything shared": ("--rm", "--pid", "host", "--ipc", "host", "--uts", "host", "busybox", "/bin/true"),
 }
 

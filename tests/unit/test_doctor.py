@@ -11,7 +11,7 @@ import pytest
 
 from pybox.cli import doctor as cli
 from pybox.dirs import Dirs
-from pybox.doctor import examine, files, groups, kernel, namespaces, rights, runs, tried, without
+from pybox.doctor import examine, files, groups, kernel, namespaces, rights, runs, system, tried, without
 from pybox.doctor.item import Item, Report
 from pybox.doctor.session import Settings, plain_user
 from pybox.doctor.table import PROBES, Probe
@@ -244,6 +244,23 @@ COMPLAINTS = [
     (groups.judge_kill(None, "cgroup v1 (hybrid) host", "", FINE), "warn", (), "hybrid", "sudo pybox run"),
     (groups.judge_kill(ENDED.replace(kill="cgroup.kill: Permission denied"), "", "", FINE), "warn", (), "Permission", "5.14"),
     (groups.judge_kill(ENDED.replace(freeze="nothing froze"), "", "", FINE), "warn", (), "nothing froze", "5.14"),
+    (
+        system.judge_system(None, HYBRID_PLAIN, False, FINE),
+        "warn",
+        (),
+        "systemd ✗: no cgroup2 group can be made",
+        "sudo pybox run",
+    ),
+    (system.judge_system(None, PLAIN_V2, False, SYSTEMD), "warn", (), "not delegated", "systemd-run --user --scope"),
+    (system.judge_system(None, Cgroups(problem="no cgroup2"), True, FINE), "warn", (), "no cgroup2", "cgroup_no_v1=all"),
+    (
+        system.judge_system(refused("mount(cgroup2 on /x)", errno.EPERM), V2, True, FINE),
+        "warn",
+        (),
+        "EPERM",
+        "pybox doctor userns",
+    ),
+    (system.judge_system(Outcome(["0::/", ""]), V2, True, FINE), "warn", (), "is in ['0::/'", "report this line"),
     (files.judge_storage(STORE.replace(problem="/s: Permission denied")), "fail", BOTH, "/s: Permission", "export PYBOX_STORE="),
     (files.judge_storage(STORE.replace(free=1 << 20)), "warn", (), "0.0 GiB", "on a bigger disk"),
     (files.judge_storage(STORE.replace(files=9)), "warn", (), "9 files free", "on a bigger disk"),
@@ -420,6 +437,11 @@ def test_root_is_told_what_plain_users_lose() -> None:
         (groups.judge_limits((YES,), V2, True, FINE), "memory ✓  (cgroup v2)"),
         (groups.judge_limits((YES.replace(how="cgroup v1"),), V2, True, FINE), "through cgroup v1"),
         (groups.judge_kill(ENDED, "", "", FINE), "both worked"),
+        (system.judge_system(Outcome(["0::/service", "cpu memory"]), V2, True, FINE), "limit its services: cpu memory"),
+        (
+            system.judge_system(Outcome(["0::/service", ""]), V2.replace(v1=(("memory", "/m"),)), True, FINE),
+            "systemd ✓, it can't limit its services",
+        ),
         (files.judge_storage(STORE), "/s on ext4, 1024.0 GiB, 1048576 files free, user.* xattrs ✓"),
         (files.judge_storage(STORE.replace(files=None)), "1024.0 GiB free"),
         (files.judge_images(files.Shelf(0, 0)), "next: pybox run host id   or: make images"),

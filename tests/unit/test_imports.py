@@ -20,7 +20,7 @@ LAYERS = (
     "specjson",
     "text seen native result kept logs",
     "image",
-    "kernel.inputs users",
+    "kernel.inputs users system",
     "steps",
     "kernel",
     "plan",

@@ -38,6 +38,7 @@ EFFECTS: dict[str, tuple[tuple[str, ...], tuple[Spec, Options]]] = {
     "tty": (("-t",), spec(tty=True)),
     "stop-signal": (("--stop-signal", "INT"), spec(stop_signal="INT")),
     "no-init": (("--no-init",), spec(init=False)),
+    "system": (("--system",), spec(system=True, init=False, tty=True, userns=True, no_new_privs=False)),
     "env": (("-e", "A=1", "--env=B=2=3"), spec(env=(("A", "1"), ("B", "2=3")))),
     "workdir": (("-w", "/src"), spec(workdir="/src")),
     "user": (("-u", "1000:10"), spec(user="1000:10")),
@@ -238,6 +239,13 @@ def test_of_init_and_no_init_the_last_one_counts() -> None:
     assert asked("--no-init", "--init") == (PLAIN, ONCE)
 
 
+def test_a_system_container_has_its_own_user_namespace_unless_the_hosts_is_asked_for() -> None:
+    ours, _ = asked("--system", "--userns=host")
+    assert (ours.system, ours.userns, ours.no_new_privs) == (True, False, True)
+    strict, _ = asked("--system", "--security-opt", "no-new-privileges")
+    assert (strict.userns, strict.no_new_privs) == (True, True)
+
+
 def test_the_last_word_on_a_switch_counts() -> None:
     assert asked("--read-only", "--read-only=false") == (PLAIN, ONCE)
 
@@ -275,7 +283,7 @@ def test_api_and_command_line_have_the_same_options() -> None:
         "seccomp": "security-opt",
     }
     ours = {renamed.get(name, name.replace("_", "-")) for name in (*api.Container.__annotations__, "timeout", "name")}
-    only_there = {"rm", "help", "status-file", "no-init", "interactive", "env-file", "tmpfs", "tty", "stop-signal"}
+    only_there = {"rm", "help", "status-file", "no-init", "interactive", "env-file", "tmpfs", "tty", "stop-signal", "system"}
     only_there |= {option.key for option in RUN if option.group == "Background"} | {"detach", "detach-keys", "label", "cidfile"}
     assert ours == {option.key for option in RUN} - only_there
 

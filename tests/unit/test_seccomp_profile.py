@@ -79,6 +79,7 @@ def test_a_number_without_a_call_is_enosys(machine: str) -> None:
 
 OPENS = {
     "CAP_SYS_ADMIN": "mount umount2 pivot_root fsopen open_tree move_mount setns clone3 bpf perf_event_open syslog quotactl",
+    "OWN_NAMESPACES": "mount umount2 pivot_root fsopen open_tree move_mount setns clone3",
     "CAP_BPF": "bpf",
     "CAP_PERFMON": "perf_event_open",
     "CAP_SYSLOG": "syslog",
