@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 from fcntl import LOCK_EX, LOCK_NB, flock
+from time import sleep
 
 from pybox import fastjson
 from pybox.errors import SpecError, StateError
@@ -19,6 +20,9 @@ from pybox.result import Result
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from pybox.fastjson import Json
+
+
+_TRIES = 100
 
 
 class Ledger:
@@ -33,7 +37,7 @@ class Ledger:
         except OSError as error:
             raise SpecError("out", path, str(error.strerror)) from None
         try:
-            flock(self._fd, LOCK_EX | LOCK_NB)
+            self._lock()
             self._known = self._read()
             if self._known and not resume:
                 raise StateError(
@@ -45,6 +49,16 @@ class Ledger:
         except BaseException:
             os.close(self._fd)
             raise
+
+    def _lock(self) -> None:
+        """Take the lock of the directory. Raises BlockingIOError: what a killed batch was just launching holds it for a moment."""
+        for _ in range(_TRIES):
+            try:
+                flock(self._fd, LOCK_EX | LOCK_NB)
+                return
+            except BlockingIOError:
+                sleep(0.02)
+        flock(self._fd, LOCK_EX | LOCK_NB)
 
     def _read(self) -> dict[int, dict[str, Json]]:
         """Return the last line of each job; a line that was cut off by the death of its writer is cut away."""
