@@ -44,11 +44,11 @@ def create(runtime: Runtime, what: Kept) -> Kept:
     try:
         if what.name:
             state.reserve(runtime.dirs, what.identity, what.name)
-        kept.write(runtime.dirs, what)
         desk = Desk(what.identity, runtime.reuse)
         for step in ready.plan.prepare:
             if isinstance(step, MakeUpper):  # so that files can be copied into it before it starts
                 step.apply(desk)
+        kept.write(runtime.dirs, what)  # from here on it is there, and whole
     except BaseException:
         burial.forget(runtime.dirs, what.identity, what.name)
         raise
