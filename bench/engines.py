@@ -29,6 +29,8 @@ WEB = ("/bin/httpd", "-f", "-h", "/www", "-p")
 class Engine:
     """A program that understands run -d, ps, stop and rm as docker does. ``pure``: the mount namespace to be in, -1 ours."""
 
+    options: tuple[str, ...] = ()  # more of them for every run
+
     def __init__(self, name: str, command: tuple[str, ...], image: str, pure: int = -1) -> None:
         self.name = name
         self.command = command
@@ -60,13 +62,13 @@ class Engine:
 
     def sleeper(self) -> str:
         """Start a container that does nothing; return its id."""
-        self.known.append(self.call("run", "-d", self.image, "/bin/sleep", "100000"))
+        self.known.append(self.call("run", "-d", "--network", "none", *self.options, self.image, "/bin/sleep", "100000"))
         return self.known[-1]
 
     def serve(self, number: int) -> float:
         """Start a web server; return the milliseconds until its first answer. Raises Failed."""
         port = 8000 + number
-        words = [*self.command, "run", "-d", "--network", "host", self.image, *WEB, str(port)]
+        words = [*self.command, "run", "-d", "--network", "host", *self.options, self.image, *WEB, str(port)]
         with self.group.joined(), meter.mounts_of(self.pure):
             begin = time.monotonic_ns()
             starting = subprocess.Popen(
@@ -152,4 +154,6 @@ def podman(work: Path, tree: Path, pure: int) -> Engine:
         base = peers.podman(program, work, tree)
     except subprocess.CalledProcessError as error:
         raise Failed(f"podman import: {error.stderr.strip()}") from None
-    return Engine("podman", base, "localhost/busybox", pure)
+    engine = Engine("podman", base, "localhost/busybox", pure)
+    engine.options = ("--cgroups", "disabled")  # crun wants to raise RLIMIT_MEMLOCK for its groups, which not every root may
+    return engine

@@ -24,7 +24,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from functools import partial
 from pathlib import Path
 
@@ -100,7 +100,14 @@ def starting(kind: Kind, rounds: list[int]) -> list[float]:
         kind.clear()
 
 
-def executions(found: list[Kind], work: Path, tree: Path, pure: int) -> tuple[dict[str, Sample], dict[str, str]]:
+def _run_in(mounts: int, words: list[str]) -> int:
+    with meter.mounts_of(mounts):
+        return subprocess.run(words, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL).returncode
+
+
+def executions(
+    found: list[Kind], work: Path, tree: Path, pure: int, ending: ExitStack
+) -> tuple[dict[str, Sample], dict[str, str]]:
     """Start a container for each engine and runtime; return how to execute one more command in it."""
     here, there = Server(PYTHON, str(HERE / "timer.py")), None
     with meter.mounts_of(pure):
@@ -123,12 +130,12 @@ def executions(found: list[Kind], work: Path, tree: Path, pure: int) -> tuple[di
             continue
         base = [program, "--root", f"/run/bench-{name}", *options]
         server = there if name in peers.PURE_V2 else here
-        with meter.mounts_of(pure if name in peers.PURE_V2 else -1):
-            words = [*base, "run", "--detach", "--bundle", str(work / "sleeper"), f"bench-living-{os.getpid()}"]
-            done = subprocess.run(words, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        if done.returncode:
-            absent[f"{name} exec"] = f"run --detach: status {done.returncode}"
+        words = [*base, "run", "--detach", "--bundle", str(work / "sleeper"), f"bench-living-{os.getpid()}"]
+        if status := _run_in(pure if name in peers.PURE_V2 else -1, words):
+            absent[f"{name} exec"] = f"run --detach: status {status}"
             continue
+        delete = [*base, "delete", "--force", f"bench-living-{os.getpid()}"]
+        ending.callback(_run_in, pure if name in peers.PURE_V2 else -1, delete)
         argv = [*base, "exec", f"bench-living-{os.getpid()}", "/bin/true"]
         samples[f"{name} exec"] = partial(server.times, argv=argv, count=STARTS)
     return samples, absent
@@ -169,11 +176,12 @@ def report(options: argparse.Namespace, prefix: Path, work: Path) -> livingtable
         counted = {kind.name: [0] for kind in found}
         starts = measure({kind.name: partial(starting, kind, counted[kind.name]) for kind in found}, absent, options.rounds)
         note("start")
-        samples, missing = executions(found, work, tree, pure)
-        for sample in samples.values():
-            sample()
-        absent.update(missing)
-        execs = measure(samples, absent, options.rounds)
+        with ExitStack() as ending:
+            samples, missing = executions(found, work, tree, pure, ending)
+            for sample in samples.values():
+                sample()  # warm up
+            absent.update(missing)
+            execs = measure(samples, absent, options.rounds)
         note("exec")
         for kind in found:
             if isinstance(kind, engines.Engine):

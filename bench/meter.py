@@ -10,6 +10,7 @@ import ctypes
 import os
 import platform
 import socket
+import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -128,10 +129,15 @@ def _same_memory(one: int, other: int) -> bool:
     return bool(_LIBC.syscall(_KCMP[platform.machine()], one, other, _KCMP_VM, 0, 0) == 0)
 
 
-def await_answer(address: tuple[str, int], begin: int, seconds: float) -> float:
-    """Ask for the page until it comes; return the milliseconds since ``begin`` (monotonic ns). Raises Failed when time is up."""
+def await_answer(address: tuple[str, int], begin: int, seconds: float, server: subprocess.Popen[bytes] | None = None) -> float:
+    """Ask for the page until it comes; return the milliseconds since ``begin`` (monotonic ns).
+
+    Raises Failed when the time is up, or the ``server`` has ended.
+    """
     limit = begin + int(seconds * 1e9)
     while time.monotonic_ns() < limit:
+        if server and server.poll() is not None:
+            raise Failed(f"ended with status {server.returncode}")
         with suppress(OSError), socket.create_connection(address, timeout=0.25) as connection:
             connection.sendall(b"GET / HTTP/1.0\r\n\r\n")
             said = b""

@@ -30,9 +30,9 @@ MODULES = (
     "drivers/net/net_failover",
     "drivers/net/virtio_net",
 )
-SIZES = (48, 64, 80, 96, 128, 192)  # MiB of memory, tried from the smallest
+SIZES = (48, 64, 96, 128, 192)  # MiB of memory, tried from the smallest
 NO_MORE = ("-display", "none", "-no-reboot", "-serial", "stdio")
-PATIENCE = 30  # seconds until a machine that does not answer is given up
+PATIENCE = 40  # seconds until a machine that does not answer is given up
 INIT = """#!/bin/sh
 mount -t proc proc /proc
 for module in virtio_ring virtio virtio_mmio failover net_failover virtio_net; do
@@ -156,15 +156,19 @@ class Machines:
             self.running[number] = subprocess.Popen(
                 words, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
             )
-        return meter.await_answer((f"{self._network(number)}.2", 80), begin, seconds)
+        return meter.await_answer((f"{self._network(number)}.2", 80), begin, seconds, self.running[number])
 
     def _network(self, number: int) -> str:
         return f"10.{99 + len(self.name)}.{number}"
 
     def _kill(self, number: int) -> None:
         process = self.running.pop(number)
-        with suppress(ProcessLookupError):  # a group of its own, by start_new_session
-            os.killpg(process.pid, signal.SIGKILL)
+        for pid in self.group.processes():
+            with suppress(ProcessLookupError):
+                if (
+                    os.getsid(pid) == process.pid
+                ):  # by start_new_session; UML's helpers are no children and no process group of it
+                    os.kill(pid, signal.SIGKILL)
         process.wait()
 
     def clear(self) -> None:
