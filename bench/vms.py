@@ -32,6 +32,7 @@ MODULES = (
 )
 SIZES = (48, 64, 96, 128, 192)  # MiB of memory, tried from the smallest
 NO_MORE = ("-display", "none", "-no-reboot", "-serial", "stdio")
+TRIES = 4
 PATIENCE = 40  # seconds until a machine that does not answer is given up
 INIT = """#!/bin/sh
 mount -t proc proc /proc
@@ -127,12 +128,14 @@ class Machines:
 
     def _smallest(self) -> int:
         for size in SIZES:
-            with suppress(Failed):
-                self._boot(0, size, PATIENCE / 2)
+            answers = 0
+            for _ in range(TRIES):
+                with suppress(Failed):
+                    self._boot(0, size, PATIENCE / 2)
+                    answers += 1
                 self.clear()
-                self._boot(0, size, PATIENCE / 2)  # once may be luck
-                return size
-            self.clear()
+                if answers == 2:  # once may be luck, and one that hangs may be bad luck
+                    return size
         raise Failed(f"serves nothing with {SIZES[-1]} MiB")
 
     def serve(self, number: int) -> float:
@@ -150,6 +153,7 @@ class Machines:
             net = self._network(number)
             for change in (f"tuntap add dev {device} mode tap", f"address add {net}.1/24 dev {device}", f"link set {device} up"):
                 subprocess.run(["ip", *change.split()], check=True)
+        assert number not in self.running
         words = self.argv(number, size)
         with self.group.joined(), open(self.work / f"{device}.log", "w") as log:
             begin = time.monotonic_ns()
@@ -207,8 +211,10 @@ class Qemu(Machines):
 
     def _smallest(self) -> int:
         if self.accel[1] == "kvm":  # it either works at once with plenty of memory, or not at all
-            self._boot(0, SIZES[-1], 5)
-            self.clear()
+            try:
+                self._boot(0, SIZES[-1], 5)
+            finally:
+                self.clear()
         return super()._smallest()
 
     @property
