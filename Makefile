@@ -13,7 +13,7 @@ export VENV
 # A caller's wish for no .pyc files would make every start compile the whole program; PYTHONPATH could bring in another pybox.
 unexport PYTHONDONTWRITEBYTECODE PYTHONPATH PYTHONHOME
 
-.PHONY: help dev demo images test test-system test-v2 unit check format bench install uninstall clean
+.PHONY: help dev demo images test test-system test-v2 unit check format bench bench-living install uninstall clean
 
 help: ## this list
 	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 14
@@ -85,6 +85,11 @@ bench: $(BIN)/pip packages-build packages-bench ## measure an installed wheel ag
 	gcc -O2 $(C_WARNINGS) -o build/bench/floor bench/floor.c
 	$(PYTHON) bench/bench.py --prefix build/bench $(BENCH)
 
+bench-living: $(BIN)/pip packages-build packages-bench packages-bench-living ## measure containers that live: memory, first answer, exec, hundreds of them
+	rm -rf build/bench
+	@$(MAKE) --no-print-directory install PREFIX=$(CURDIR)/build/bench
+	$(PYTHON) bench/living.py --prefix build/bench $(BENCH)
+
 # --- install -----------------------------------------------------------------------------------------------------------------
 
 # Built aside and then swapped in. compileall runs with the final path, which is what a traceback shows.
@@ -96,7 +101,8 @@ install: $(BIN)/pip packages-build ## install a wheel and the fast launcher [PRE
 	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/lib
 	rm -rf $(DESTDIR)$(LIBRARY) build/stage/bin
 	cp -a build/stage $(DESTDIR)$(LIBRARY)
-	$(PYTHON) -I .ci/bundle $(abspath $(DESTDIR)$(LIBRARY)) "$(DESTDIR)$(LIBRARY)/run-$$($(PYTHON) -c 'import sys; print(sys.implementation.cache_tag)').bundle"
+	tag=$$($(PYTHON) -c 'import sys; print(sys.implementation.cache_tag)') && for command in run exec ps; do \
+		$(PYTHON) -I .ci/bundle $(abspath $(DESTDIR)$(LIBRARY)) $$command "$(DESTDIR)$(LIBRARY)/$$command-$$tag.bundle" || exit; done
 	.ci/launcher $(PYTHON) $(LIBRARY) >build/launcher
 	install -m 755 build/launcher $(DESTDIR)$(PREFIX)/bin/pybox
 	install -d $(DESTDIR)$(PREFIX)/lib/systemd/system

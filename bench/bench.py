@@ -164,14 +164,17 @@ def measure(found: dict[str, Sample], absent: dict[str, str], rounds: int) -> di
     return {name: taken for name, taken in samples.items() if name not in absent}
 
 
-def enter_namespaces() -> None:
-    """Start this program again as process 1 of its own pid namespace, in a private mount namespace; returns in there."""
+def enter_namespaces(*more: str) -> None:
+    """Start this program again as process 1 of its own pid namespace, in a private mount namespace; returns in there.
+
+    ``more``: options of unshare(1) for further namespaces.
+    """
     if os.environ.get("PYBOX_BENCH") == "inside":
         for path in ("/run", "/dev/shm"):
             subprocess.run(["mount", "-t", "tmpfs", "-o", "mode=755", "bench", path], check=True)
         return
     environment = {"PATH": peers.SEARCH, "HOME": os.environ.get("HOME", "/root"), "LANG": "C.UTF-8", "PYBOX_BENCH": "inside"}
-    unshare = ["unshare", "--mount", "--propagation", "private", "--pid", "--fork", "--kill-child", "--mount-proc"]
+    unshare = ["unshare", "--mount", "--propagation", "private", "--pid", "--fork", "--kill-child", "--mount-proc", *more]
     os.execvpe("unshare", [*unshare, sys.executable, *sys.argv], environment)
 
 

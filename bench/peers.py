@@ -47,7 +47,7 @@ def busybox_tree(root: Path) -> None:
     (root / "etc/group").write_text("root:x:0:\n")
 
 
-def _bundle(where: Path, tree: Path) -> None:
+def bundle(where: Path, tree: Path, args: tuple[str, ...] = ("/bin/true",)) -> None:
     """Write an OCI bundle (runtime-spec config.md) for the tree, read-only."""
 
     def mount(kind: str, path: str, *options: str) -> dict[str, object]:
@@ -59,7 +59,7 @@ def _bundle(where: Path, tree: Path) -> None:
         "process": {
             "terminal": False,
             "user": {"uid": 0, "gid": 0},
-            "args": ["/bin/true"],
+            "args": list(args),
             "env": ["PATH=/bin"],
             "cwd": "/",
             "capabilities": dict.fromkeys(("bounding", "effective", "permitted"), held),
@@ -85,10 +85,10 @@ def _bundle(where: Path, tree: Path) -> None:
     (where / "config.json").write_text(json.dumps(config))
 
 
-def _podman(program: str, work: Path, tree: Path) -> tuple[str, ...]:
+def podman(program: str, work: Path, tree: Path) -> tuple[str, ...]:
     """Give podman a store of its own and the image; return the start of every command. Raises CalledProcessError."""
     (work / "containers.conf").write_text(
-        '[containers]\ndefault_ulimits=["nofile=1024:1024","nproc=10000:10000"]\n'
+        '[containers]\ndefault_ulimits=["nofile=1024:1024","nproc=10000:10000"]\npids_limit=0\n'
         '[engine]\ncgroup_manager="cgroupfs"\nevents_logger="file"\n'
     )
     (work / "storage.conf").write_text(f'[storage]\ndriver="overlay"\ngraphroot="{work}/podman"\nrunroot="/run/bench-podman"\n')
@@ -103,17 +103,17 @@ def _podman(program: str, work: Path, tree: Path) -> tuple[str, ...]:
 
 def prepare(work: Path, tree: Path) -> list[Peer]:
     """Write what the peers need below ``work``; return all of them, the absent ones with the reason."""
-    _bundle(work / "bundle", tree)
+    bundle(work / "bundle", tree)
     (work / "lxc").mkdir()
     (work / "lxc.conf").write_text(
         f"lxc.rootfs.path = dir:{tree}\nlxc.uts.name = bench\nlxc.net.0.type = empty\n"
         "lxc.mount.auto = proc:mixed sys:ro\nlxc.autodev = 1\nlxc.cgroup.relative = 1\nlxc.pty.max = 1\nlxc.tty.max = 0\n"
     )
-    bundle, lxc = str(work / "bundle"), str(work / "lxc")
+    config, lxc = str(work / "bundle"), str(work / "lxc")
     own = ("--unshare-ipc", "--unshare-pid", "--unshare-net", "--unshare-uts", "--unshare-cgroup")
     recipes: dict[str, tuple[str, ...]] = {
-        "runc": ("--root", "/run/bench-runc", "run", "--bundle", bundle, "bench-{n}"),
-        "crun": ("--root", "/run/bench-crun", "--cgroup-manager=disabled", "run", "--bundle", bundle, "bench-{n}"),
+        "runc": ("--root", "/run/bench-runc", "run", "--bundle", config, "bench-{n}"),
+        "crun": ("--root", "/run/bench-crun", "--cgroup-manager=disabled", "run", "--bundle", config, "bench-{n}"),
         "bwrap": (*own, "--bind", str(tree), "/", "--proc", "/proc", "--dev", "/dev", "/bin/true"),
         "lxc-execute": ("-P", lxc, "-n", "bench-{n}", "-f", f"{lxc}.conf", "--", "/bin/true"),
         "podman": ("run", "--rm", "--network", "none", "--cgroups", "disabled", "localhost/busybox", "/bin/true"),
@@ -127,7 +127,7 @@ def prepare(work: Path, tree: Path) -> list[Peer]:
         start: tuple[str, ...] = (program,)
         if name == "podman":
             try:
-                start = _podman(program, work, tree)
+                start = podman(program, work, tree)
             except (subprocess.SubprocessError, OSError) as error:
                 said = getattr(error, "stderr", None) or str(error)
                 peers.append(Peer(name, absent=f"failed: {said.strip().splitlines()[-1]}"))

@@ -110,7 +110,7 @@ class Report:
     def markdown(self) -> str:
         """Return bench/RESULTS.md."""
         head = "# How fast pybox launches\n\nWritten by `make bench BENCH=--write`; the rows are explained in `bench/bench.py`."
-        return f"{head}\n\n{self.host}\n\n{_piped(self.bars())}\n\n{_piped(self.contenders())}\n{self.missing()}"
+        return f"{head}\n\n{self.host}\n\n{piped(self.bars())}\n\n{piped(self.contenders())}\n{self.missing()}"
 
 
 def _aligned(rows: list[list[str]]) -> str:
@@ -118,6 +118,7 @@ def _aligned(rows: list[list[str]]) -> str:
     return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows)
 
 
-def _piped(rows: list[list[str]]) -> str:
+def piped(rows: list[list[str]]) -> str:
+    """Return rows as a table in markdown, the header first."""
     lines = ["| " + " | ".join(cell.strip().replace("|", "\\|") for cell in row) + " |" for row in rows]
     return "\n".join([lines[0], "|" + " --- |" * len(rows[0]), *lines[1:]])
