@@ -13,6 +13,7 @@ from pybox import native, specjson, users
 from pybox.errors import SpecError, StateError
 from pybox.image.model import Image, ImageConfig
 from pybox.kernel import command, credentials
+from pybox.kernel.cgroup import JOIN_V1
 from pybox.kernel.inputs import Inputs
 from pybox.listing import Entry
 from pybox.plan import Plan
@@ -101,7 +102,7 @@ def _other(pid: int, kind: str) -> bool:
 
 def _open_groups(entry: Entry) -> Iterator[HostStep]:
     for controller, path in entry.groups:
-        yield OpenGroup(path, f"cgroup:{controller}" if controller else "cgroup", join="cgroup.procs" if controller else "")
+        yield OpenGroup(path, f"cgroup:{controller}" if controller else "cgroup", join=JOIN_V1 if controller else "")
 
 
 def _steps(given: Inputs, entry: Entry, visit: Visit, joined: tuple[str, ...]) -> Iterator[ChildStep]:

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 GROUP = "pybox-CONTAINER-ID"
+JOIN_V1 = (
+    "tasks"  # not cgroup.procs: there the kernel guards the whole thread group and waits 10 ms for that; the child is one thread
+)
 COUNTED = ("memory", "pids", "cpu")  # what a container that is looked after has counted, limited or not
 PERIOD = 100_000  # microseconds, the kernel's default window for --cpus
 
@@ -99,7 +102,7 @@ def prepare(given: Inputs) -> Iterator[HostStep]:
                 yield EnableControllers(facts.cgroups.unified, counted, step_aside=not facts.root, optional=True)
             yield MakeGroup(path, "cgroup", killer=given.spec.pid == "host")
         else:
-            yield MakeGroup(path, f"cgroup:{controller}", join="cgroup.procs")
+            yield MakeGroup(path, f"cgroup:{controller}", join=JOIN_V1)
         for name, value, option, optional in _values(controller, limits, facts):
             if option.removesuffix("-swap") in held:
                 yield SetLimit(f"{path}/{name}", value, option, optional, best_effort)
