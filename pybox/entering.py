@@ -104,7 +104,7 @@ def _open_groups(entry: Entry, system: bool) -> Iterator[HostStep]:
         if system and not controller:  # a group of our own: its init may have made its own one inner, and nobody can join that
             yield OpenGroup(f"{path}/{cgroup.INNER}/pybox-exec", "cgroup", make=True)
             continue
-        yield OpenGroup(path, f"cgroup:{controller}" if controller else "cgroup", join="cgroup.procs" if controller else "")
+        yield OpenGroup(path, f"cgroup:{controller}" if controller else "cgroup", join=cgroup.JOIN_V1 if controller else "")
 
 
 def _steps(given: Inputs, entry: Entry, visit: Visit, joined: tuple[str, ...]) -> Iterator[ChildStep]:

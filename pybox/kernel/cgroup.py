@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 GROUP = "pybox-CONTAINER-ID"
 INNER = "container"  # below it: the part of the tree that is a system container's own
+# not cgroup.procs: there the kernel guards the whole thread group and waits 10 ms for that; the child is one thread
+JOIN_V1 = "tasks"
 COUNTED = ("memory", "pids", "cpu")  # what a container that is looked after has counted, limited or not
 PERIOD = 100_000  # microseconds, the kernel's default window for --cpus
 
@@ -106,10 +108,9 @@ def prepare(given: Inputs) -> Iterator[HostStep]:
                 yield EnableControllers(facts.cgroups.unified, counted, step_aside=not facts.root, optional=True)
             yield MakeGroup(path, "cgroup:all" if delegated(given) else "cgroup", killer=given.spec.pid == "host")
         else:
-            yield MakeGroup(path, f"cgroup:{controller}", join="cgroup.procs")
-        limited = (
-            controller != "" or facts.cgroups.pure
-        )  # that of a hybrid host has no controllers: it is there to end and to freeze
+            yield MakeGroup(path, f"cgroup:{controller}", join=JOIN_V1)
+        # the cgroup2 group of a hybrid host has no controllers: it is there to end and to freeze
+        limited = controller != "" or facts.cgroups.pure
         for name, value, option, optional in values(controller, limits, facts):
             if limited and option.removesuffix("-swap") in held:
                 yield SetLimit(f"{path}/{name}", value, option, optional, best_effort)
