@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from pybox.dirs import Dirs
     from pybox.doctor.item import Purpose
 
-_DOCTOR = (
+DOCTOR = (
     Option(("--format",), "", "json or text", "FORMAT"),
     Option(("--for",), "", "run (as the caller, the default) or rootless (as a plain user)", "PURPOSE"),
 )
@@ -27,10 +27,10 @@ _ASCII = {"✓": "ok", "✗": "FAIL"}
 
 def doctor(where: Dirs, words: list[str]) -> int:
     """Try what this host can do and print it; returns 0 when it is usable, else 1. Raises SpecError."""
-    parsed = parse(_DOCTOR, words)
+    parsed = parse(DOCTOR, words)
     rest = parsed.rest
     if len(rest) > 1:  # options may follow the item
-        more = parse(_DOCTOR, rest[1:])
+        more = parse(DOCTOR, rest[1:])
         parsed.values.update(more.values)
         rest = [rest[0], *more.rest]
     form = parsed.one("format") or "text"

@@ -17,7 +17,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from pybox.dirs import Dirs
 
-_EVENTS = (
+EVENTS = (
     Option(("--since",), "", "also what the records say of the time since then: 10m, 1700000000, 2026-01-31T12:00:00", "TIME"),
     Option(("--until",), "", "end then", "TIME"),
     Option(("--filter",), "", "container=ID|NAME or event=NAME; again for more", "KEY=VALUE", True),
@@ -27,7 +27,7 @@ _EVENTS = (
 
 def events(where: Dirs, words: list[str]) -> int:
     """Print what happens, until --until or Ctrl-C. Raises SpecError."""
-    parsed = parse_anywhere(_EVENTS, words)
+    parsed = parse_anywhere(EVENTS, words)
     kind = form(parsed, "table", "json")
     if parsed.rest:
         raise SpecError("events", " ".join(parsed.rest), "takes options only", "--filter container=NAME")

@@ -18,17 +18,17 @@ if TYPE_CHECKING:
     pass
 
 _ARCHIVE = Option(("-a", "--archive"), "", "keep owners (by number), set-user-ID bits and capabilities")
-_CP = (
+CP = (
     _ARCHIVE,
     Option(("-L", "--follow-link"), "", "copy what the source leads to, where it is a symbolic link"),
     Option(("-q", "--quiet"), "", "say nothing of what was left out"),
 )
-_DIFF = (
+DIFF = (
     Option(("--format",), "", "json or text", "FORMAT"),
     Option(("--host",), "", "show the container beside the host, and what they share"),
 )
-_EXPORT = (Option(("-o", "--output"), "", "write to a file, not to standard output", "FILE"),)
-_COMMIT = (
+EXPORT = (Option(("-o", "--output"), "", "write to a file, not to standard output", "FILE"),)
+COMMIT = (
     Option(("-m", "--message"), "", "say why, in the image's history", "TEXT"),
     Option(("-a", "--author"), "", "who made it", "TEXT"),
     Option(
@@ -36,7 +36,6 @@ _COMMIT = (
     ),
     Option(("-p", "--pause"), "", "freeze a running container meanwhile (the default; --pause=false)"),
 )
-OPTIONS = {"cp": _CP, "diff": _DIFF, "export": _EXPORT, "commit": _COMMIT}
 
 
 def _split(word: str) -> tuple[str, str]:
@@ -50,7 +49,7 @@ def _split(word: str) -> tuple[str, str]:
 
 def cp(where: Dirs, words: list[str]) -> int:
     """Copy files between the host and a container."""
-    parsed = parse_anywhere(OPTIONS["cp"], words)
+    parsed = parse_anywhere(CP, words)
     if len(parsed.rest) != 2:
         raise SpecError("cp", " ".join(parsed.rest), "needs a source and a destination", "pybox cp CONTAINER:PATH FILE|-")
     (from_, source), (to, target) = map(_split, parsed.rest)
@@ -71,7 +70,7 @@ def cp(where: Dirs, words: list[str]) -> int:
 
 def export(where: Dirs, words: list[str]) -> int:
     """Write the root of a container as a tar."""
-    parsed = parse_anywhere(OPTIONS["export"], words)
+    parsed = parse_anywhere(EXPORT, words)
     output = parsed.one("output")
     if len(parsed.rest) != 1:
         raise SpecError("export", " ".join(parsed.rest), "needs one container", "`pybox ps -a` lists them")
@@ -91,7 +90,7 @@ def diff(where: Dirs, words: list[str]) -> int:
         from pybox.cli.compare import compare
 
         return compare(where, words)
-    parsed = parse_anywhere(OPTIONS["diff"], words)
+    parsed = parse_anywhere(DIFF, words)
     form = parsed.one("format") or "text"
     if len(parsed.rest) != 1 or form not in ("json", "text"):
         raise SpecError("diff", " ".join(words), "must be [--format json|text] CONTAINER")
@@ -111,7 +110,7 @@ def commit(where: Dirs, words: list[str]) -> int:
     """Make an image of a container."""
     from pybox.files import commit as making
 
-    parsed = parse_anywhere(OPTIONS["commit"], words)
+    parsed = parse_anywhere(COMMIT, words)
     if len(parsed.rest) != 2:
         raise SpecError("commit", " ".join(parsed.rest), "needs a container and a name", "pybox commit CONTAINER NAME[:TAG]")
     wish = making.Wish(

@@ -48,11 +48,4 @@ def command_help(command: Command) -> str:
         from pybox.cli.images import help_of
 
         lines += ["", help_of(command.name)]
-    elif command.module == "files":
-        from pybox.cli.files import OPTIONS
-
-        lines.append("")
-        for option in OPTIONS[command.name]:
-            names = ", ".join(option.names) + (f" {option.value}" if option.value else "")
-            lines.append(f"  {names:<30} {option.help}")
     return "\n".join(lines)

@@ -20,21 +20,22 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-_START = (
+START = (
     Option(("-a", "--attach"), "", "attach to its output"),
     Option(("-i", "--interactive"), "", "pass stdin on, too"),
     Option(("--detach-keys",), "", "keys to leave it by (ctrl-p,ctrl-q)", "KEYS"),
 )
-_STOP = (Option(("-t", "--time", "--timeout"), "", "seconds until it is killed (10)", "SECONDS"),)
-_KILL = (Option(("-s", "--signal"), "", "the signal to send (KILL)", "SIGNAL"),)
-_RM = (Option(("-f", "--force"), "", "kill it first, if it runs"), Option(("-v", "--volumes"), "", "accepted; there are none"))
-_ATTACH = (
+STOP = (Option(("-t", "--time", "--timeout"), "", "seconds until it is killed (10)", "SECONDS"),)
+RESTART = STOP
+KILL = (Option(("-s", "--signal"), "", "the signal to send (KILL)", "SIGNAL"),)
+RM = (Option(("-f", "--force"), "", "kill it first, if it runs"), Option(("-v", "--volumes"), "", "accepted; there are none"))
+ATTACH = (
     Option(("--no-stdin",), "", "don't pass stdin on"),
     Option(("--sig-proxy",), "", "false: keep signals to oneself", "BOOL"),
     Option(("--detach-keys",), "", "keys to leave it by (ctrl-p,ctrl-q)", "KEYS"),
 )
-_WAIT = (Option(("--condition",), "", "stopped (the default) or healthy", "CONDITION"),)
-_PRUNE = (Option(("-f", "--force"), "", "accepted: nothing is asked"),)
+WAIT = (Option(("--condition",), "", "stopped (the default) or healthy", "CONDITION"),)
+PRUNE = (Option(("-f", "--force"), "", "accepted: nothing is asked"),)
 
 
 def named(words: list[str], what: str) -> list[str]:
@@ -73,7 +74,7 @@ def for_each(
 
 def start(where: Dirs, words: list[str]) -> int:
     """Start containers that have been created or have ended."""
-    parsed = parse_anywhere(_START, words)
+    parsed = parse_anywhere(START, words)
     words = named(parsed.rest, "start")
     if not (parsed.has("attach") or parsed.has("interactive")):
         return for_each(where, words, lambda entry: _start(where, entry))
@@ -109,7 +110,7 @@ def _start(where: Dirs, entry: Entry) -> None:
 
 def stop(where: Dirs, words: list[str]) -> int:
     """End containers: ask, wait, kill. All are asked before the first is waited for."""
-    parsed = parse_anywhere(_STOP, words)
+    parsed = parse_anywhere(STOP, words)
     deadline = monotonic() + _grace(parsed)
 
     def ask(entry: Entry) -> None:
@@ -126,7 +127,7 @@ def _grace(parsed: Parsed) -> float:
 
 def kill(where: Dirs, words: list[str]) -> int:
     """Send a signal to containers; KILL if none is named."""
-    parsed = parse_anywhere(_KILL, words)
+    parsed = parse_anywhere(KILL, words)
     number = parse_signal(parsed.one("signal") or "KILL")
 
     def act(entry: Entry) -> None:
@@ -137,7 +138,7 @@ def kill(where: Dirs, words: list[str]) -> int:
 
 def restart(where: Dirs, words: list[str]) -> int:
     """Stop containers and start them again."""
-    parsed = parse_anywhere(_STOP, words)
+    parsed = parse_anywhere(STOP, words)
     grace = _grace(parsed)
 
     def act(entry: Entry) -> None:
@@ -150,7 +151,7 @@ def restart(where: Dirs, words: list[str]) -> int:
 
 def wait(where: Dirs, words: list[str]) -> int:
     """Wait until containers have ended, and print the exit status of each; or until they are healthy."""
-    parsed = parse_anywhere(_WAIT, words)
+    parsed = parse_anywhere(WAIT, words)
     words = named(parsed.rest, "wait")
     if (parsed.one("condition") or "stopped") not in ("stopped", "exited"):
         from pybox.cli.check import wait_healthy
@@ -161,7 +162,7 @@ def wait(where: Dirs, words: list[str]) -> int:
 
 def attach(where: Dirs, words: list[str]) -> int:
     """Join a running container's streams; returns its exit status, or 0 when left by the detach keys."""
-    parsed = parse_anywhere(_ATTACH, words)
+    parsed = parse_anywhere(ATTACH, words)
     if len(parsed.rest) != 1:
         raise SpecError("attach", " ".join(parsed.rest), "needs one container", "`pybox ps` lists them")
     entry = listing.find(where, parsed.rest[0])
@@ -199,7 +200,7 @@ def rename(where: Dirs, words: list[str]) -> int:
 
 def rm(where: Dirs, words: list[str]) -> int:
     """Forget containers that have ended; with -f, kill those that run."""
-    parsed = parse_anywhere(_RM, words)
+    parsed = parse_anywhere(RM, words)
 
     def kill_first(entry: Entry) -> None:
         if parsed.has("force") and entry.alive:
@@ -212,7 +213,7 @@ def rm(where: Dirs, words: list[str]) -> int:
 
 def prune(where: Dirs, words: list[str]) -> int:
     """Forget all containers that have ended."""
-    if parse_anywhere(_PRUNE, words).rest:
+    if parse_anywhere(PRUNE, words).rest:
         raise SpecError("prune", " ".join(words), "takes no arguments")
     ended = [entry.identity for entry in listing.entries(where) if not entry.alive and entry.status != "dead"]
 

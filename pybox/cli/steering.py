@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from pybox.kernel.usage import Groups
 
 _CHANGEABLE = ("memory", "memory-swap", "cpus", "cpu-shares", "cpuset-cpus", "pids-limit")
-_UPDATE = tuple(option for option in RUN if option.key in _CHANGEABLE)
+UPDATE = tuple(option for option in RUN if option.key in _CHANGEABLE)
 _PIDS_MOST = 1 << 22  # the kernel's own ceiling: what -1, docker's word for unlimited, comes to
 
 
@@ -47,9 +47,9 @@ def unpause(where: Dirs, words: list[str]) -> int:
 
 def update(where: Dirs, words: list[str]) -> int:
     """Change the limits of containers."""
-    parsed = parse_anywhere(_UPDATE, words)
+    parsed = parse_anywhere(UPDATE, words)
     if not parsed.values:
-        raise SpecError("update", "", "no limit given", "one of " + " ".join(option.names[-1] for option in _UPDATE))
+        raise SpecError("update", "", "no limit given", "one of " + " ".join(option.names[-1] for option in UPDATE))
     facts = host.probe()
     limits_of(parsed, 512 << 10)  # nonsense is told before the first container is touched
     return _each(

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from pybox.dirs import Dirs
     from pybox.fastjson import Json
 
-_STATS = (Option(("--no-stream",), "", "once, not once a second"), FORMAT)
+STATS = (Option(("--no-stream",), "", "once, not once a second"), FORMAT)
 _INTERVAL = 1.0  # seconds between two tables
 _FIRST = 0.5  # seconds between the two readings that the first table needs
 _HEAD = (
@@ -40,7 +40,7 @@ _CLEAR = "\x1b[H\x1b[J"
 
 def stats(where: Dirs, words: list[str]) -> int:
     """Show what containers use, again and again."""
-    parsed = parse_anywhere(_STATS, words)
+    parsed = parse_anywhere(STATS, words)
     kind, wanted = form(parsed, "table", "json"), _wanted(where, parsed.rest)
     once = parsed.has("no-stream")
     try:
@@ -131,12 +131,12 @@ COLUMNS: dict[str, tuple[str, Callable[[Process], str]]] = {
     "command": ("COMMAND", lambda process: visible(process.command)),
 }
 _DEFAULT = "pid,hpid,user,state,time,rss,command"
-_TOP = (Option(("-o", "--columns"), "", f"of {' '.join(COLUMNS)}", "COLUMNS"), FORMAT)
+TOP = (Option(("-o", "--columns"), "", f"of {' '.join(COLUMNS)}", "COLUMNS"), FORMAT)
 
 
 def top(where: Dirs, words: list[str]) -> int:
     """Show the processes of a container."""
-    parsed = parse_anywhere(_TOP, words)
+    parsed = parse_anywhere(TOP, words)
     kind = form(parsed, "table", "json")
     columns = (parsed.one("columns") or _DEFAULT).split(",")
     for name in columns:

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pybox import native
-from pybox.cli.files import OPTIONS, _split
+from pybox.cli.files import COMMIT, _split
 from pybox.cli.options import parse_anywhere
 from pybox.errors import PyboxError, SpecError
 from pybox.files.changes import compare
@@ -137,7 +137,7 @@ def test_a_copy_into_a_directory_has_the_sources_name(path: str, base: bytes) ->
 
 
 def test_options_may_stand_between_the_words() -> None:
-    parsed = parse_anywhere(OPTIONS["commit"], ["-c", "USER a", "one", "-m", "why", "two", "-c", "CMD x"])
+    parsed = parse_anywhere(COMMIT, ["-c", "USER a", "one", "-m", "why", "two", "-c", "CMD x"])
     assert (parsed.rest, parsed.all("change"), parsed.one("message")) == (["one", "two"], ["USER a", "CMD x"], "why")
 
 
