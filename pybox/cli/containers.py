@@ -10,6 +10,7 @@ import time
 from pybox import burial, inspection, listing, views
 from pybox.cli.images import size
 from pybox.cli.options import Option, parse_anywhere
+from pybox.cli.table import table, visible
 from pybox.dirs import Dirs
 from pybox.errors import SpecError
 from pybox.image import changes
@@ -19,8 +20,6 @@ from pybox.views import View
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from pybox.fastjson import Json
 
 PS = (
@@ -75,25 +74,12 @@ def _table(where: Dirs, found: list[View], sizes: bool, whole: bool) -> None:
         row = [entry.identity, str(entry.journal.get("image", "")), _command(entry.journal.get("args"), whole)]
         row += ["-" if created is None else f"{lasting(now - created)} ago", one.status(now), entry.name]
         rows.append([*row, size(views.disk_use(where, entry))] if sizes else row)
-    print_aligned(rows)
+    print(table([[visible(cell) for cell in row] for row in rows]))
 
 
 def _command(args: Json, whole: bool) -> str:
     line = visible(" ".join(str(arg) for arg in args) if isinstance(args, (list, tuple)) else "")
     return f'"{line if whole or len(line) <= _WIDTH else line[: _WIDTH - 1] + "…"}"'
-
-
-def visible(text: str) -> str:
-    """Return a text with its control characters shown and not obeyed: a container's command may try to draw on our terminal."""
-    return text if text.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
-
-
-def print_aligned(rows: Iterable[list[str]]) -> None:
-    """Print a table, each column as wide as what is in it."""
-    shown = [[visible(cell) for cell in row] for row in rows]
-    widths = [max(map(len, column)) for column in zip(*shown, strict=True)]
-    for row in shown:
-        print("   ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
 
 
 def inspect(where: Dirs, words: list[str]) -> int:

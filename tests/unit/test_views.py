@@ -167,7 +167,7 @@ def test_a_table_is_as_wide_as_what_is_in_it(store: Dirs, capsys: pytest.Capture
     make(store, 2)
     lines = said(capsys, "ps", "-a", "-s").splitlines()
     at = lines[0].index("SIZE")
-    assert all(line[at - 3 : at] == "   " and line[at:] == "0B" for line in lines[1:])
+    assert all(line[at - 2 : at] == "  " and line[at:] == "0B" for line in lines[1:])
 
 
 def test_a_command_is_cut_short_unless_it_is_asked_for(store: Dirs, capsys: pytest.CaptureFixture[str]) -> None:
