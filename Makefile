@@ -37,8 +37,8 @@ $(VENV)/.dev: pyproject.toml setup.py pybox/version.py $(wildcard csrc/*.[ch] cs
 
 dev: $(VENV)/.dev ## the virtualenv .venv with pybox (editable), its C parts and all tools
 
-images: $(VENV)/.dev packages-images ## build the base images busybox, debian and python
-	for image in busybox debian python; do PYBOX=$(BIN)/pybox images/$$image/build || exit; done
+images: $(VENV)/.dev packages-images ## build the base images busybox, debian, debian-system and python
+	for image in busybox debian debian-system python; do PYBOX=$(BIN)/pybox images/$$image/build || exit; done
 
 demo: $(VENV)/.dev ## from an empty machine to a real container: set up, build an image, run a limited job
 	@$(BIN)/pybox image inspect busybox >/dev/null 2>&1 || PYBOX=$(BIN)/pybox images/busybox/build

@@ -200,7 +200,10 @@ def attach(connection: socket, wish: Wish) -> Parting:
                         say("EOF")
                         watch.unregister(0)
                 else:
-                    message = connection.recv(1 + (64 << 10))
+                    try:
+                        message = connection.recv(1 + (64 << 10))
+                    except ConnectionResetError:  # it ended without reading all we said; said once, what it wrote is still there
+                        continue
                     if not message:
                         return Parting()
                     if message[0] == kinds["ENDED"]:

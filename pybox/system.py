@@ -22,10 +22,7 @@ from pybox.spec import Mount, Spec
 CAPABILITIES = ("CAP_SYS_ADMIN", "CAP_NET_ADMIN", "CAP_NET_RAW", "CAP_SYS_PTRACE", "CAP_AUDIT_WRITE")
 
 # What systemd expects and others don't mind: https://systemd.io/CONTAINER_INTERFACE
-MOUNTS = (
-    Mount("/run", mode=0o755, exec=True),
-    Mount("/run/lock", size=5 << 20),
-)
+MOUNTS = (Mount("/run", mode=0o755, exec=True),)  # /run/lock is the init's own to make, as on a machine
 ENV = ("container", "pybox")
 
 

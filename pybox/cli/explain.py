@@ -6,7 +6,7 @@ import inspect
 import json
 
 from pybox.cli.options import RUN, Option, parse
-from pybox.cli.run import options_of, spec_of
+from pybox.cli.run import BACKGROUND, options_of, spec_of
 from pybox.dirs import Dirs
 from pybox.errors import SpecError
 from pybox.runtime import Runtime
@@ -48,7 +48,8 @@ def explain(where: Dirs, words: list[str]) -> int:
     asked = parse(RUN, parsed.rest[1:])
     spec, options = spec_of(asked), options_of(asked)
     runtime = Runtime(where)
-    plan = runtime.plan(spec, options.keep)
+    managed = any(asked.values.get(key) for key in BACKGROUND)  # then its groups count, and it can be started again
+    plan = runtime.planner.plan(spec, options.keep or managed, managed).plan
     views = [view(*entry) for entry in plan.steps()]
     only = parsed.one("step")
     if only is not None:

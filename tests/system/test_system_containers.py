@@ -13,11 +13,13 @@ from pathlib import Path
 import pytest
 from harness import CONTROLLERS, PURE_V2, Images, cli, eventually
 
-from pybox import dirs
+from pybox import api, dirs
 from pybox.errors import ImageError
 from pybox.image import store as shelf
 from pybox.image.importing import import_
 from pybox.image.model import Image, ImageConfig
+from pybox.seen import Seen
+from pybox.spec import Spec
 
 OUTER = dirs.current()  # the store that the tests were started with: images that take too long to make are looked for there
 INIT = ImageConfig(cmd=("/sbin/init",))
@@ -43,11 +45,11 @@ def exec_(identity: str, script: str) -> str:
     return done.stdout.strip()
 
 
-def end(identity: str) -> dict[str, object]:
-    """Return how a container ended."""
-    (found,) = json.loads(cli("inspect", identity).stdout)
-    assert isinstance(found, dict)
-    return found
+def found(identity: str) -> dict[str, object]:
+    """Return what inspect shows of a container."""
+    (shown,) = json.loads(cli("inspect", identity).stdout)
+    assert isinstance(shown, dict)
+    return shown
 
 
 @contextmanager
@@ -87,7 +89,7 @@ def test_busybox_init_boots_respawns_reaps_and_shuts_down(busybox_init: str) -> 
 
         assert cli("stop", "-t", "600", identity).returncode == 0
         assert "saying goodbye" in log(identity)
-        assert (end(identity)["reason"], end(identity)["exit_code"]) == ("exit", 0)
+        assert (found(identity)["reason"], found(identity)["exit_code"]) == ("exit", 0)
 
         assert cli("start", identity).returncode == 0
         assert eventually(lambda: exec_(identity, "cat /var/boots | wc -l; cat /var/goodbyes | wc -l").split() == ["2", "1"])
@@ -132,7 +134,7 @@ def test_what_was_asked_for_by_name_stays(busybox_init: str) -> None:
         assert int(exec_(identity, "grep CapBnd /proc/self/status").split()[1], 16) & 1 << 13 == 0
         assert cli("stop", "-t", "600", identity).returncode == 0
         assert "system reboot" in log(identity)  # what TERM means to busybox init; there is nothing to reboot
-        assert end(identity)["exit_code"] == 0
+        assert found(identity)["exit_code"] == 0
 
 
 def test_a_supervisor_of_services_starts_one_again_and_stops_them_all(image: Images) -> None:
@@ -161,7 +163,17 @@ def test_a_supervisor_of_services_starts_one_again_and_stops_them_all(image: Ima
         assert eventually(lambda: log(identity).count("two begins") == 2)
         assert log(identity).count("one begins") == 1
         assert cli("stop", "-t", "600", identity).returncode == 0
-        assert (end(identity)["reason"], end(identity)["exit_code"]) == ("exit", 0)
+        assert (found(identity)["reason"], found(identity)["exit_code"]) == ("exit", 0)
+
+
+def test_the_kernel_shows_each_step_of_its_plan() -> None:
+    with booted("busybox", "sleep", "100000") as identity:
+        spec = Spec("busybox", ("sleep", "100000"), system=True, userns=True, no_new_privs=False)
+        plan = api._SHARED.runtime().planner.plan(spec, keep=True, managed=True).plan
+        pid = found(identity)["pid"]
+        assert isinstance(pid, int)
+        seen = Seen(pid, identity)
+        assert [step.describe() for _, _, step in plan.steps() if not step.check(seen)] == []
 
 
 def test_an_init_that_can_not_be_process_1_is_refused(busybox_init: str) -> None:
@@ -183,10 +195,10 @@ def _made() -> Image | None:
 @pytest.fixture(scope="module")
 def debian_system(store: dirs.Dirs) -> str:
     """The image that images/debian-system/build makes, which takes half a minute: it is looked for, not made."""
-    found = _made()
-    if found is None:
+    made = _made()
+    if made is None:
         pytest.skip(f"no image debian-system in {OUTER.store} (images/debian-system/build)")
-    import_(store, "debian-system", found.layers[0], run=found.config)
+    import_(store, "debian-system", made.layers[0], run=made.config)
     return "debian-system"
 
 
@@ -205,4 +217,4 @@ def test_systemd_boots_runs_a_unit_and_shuts_down(debian_system: str) -> None:
         assert re.search(r"^0::/system.slice/run-.*\.service$", said, re.MULTILINE)
         assert cli("stop", "-t", "600", identity).returncode == 0
         assert "Reached target" in log(identity)
-        assert (end(identity)["reason"], end(identity)["exit_code"]) == ("exit", 0)
+        assert (found(identity)["reason"], found(identity)["exit_code"]) == ("exit", 0)
