@@ -7,10 +7,11 @@ import os
 from pybox import lifecycle, listing, native, state, text
 from pybox.cli.options import RUN, Parsed, parse
 from pybox.cli.run import options_of, spec_of, sweep
-from pybox.console import DETACH_KEYS, Parting, Wish, attach, parse_keys
+from pybox.console import parse_keys
 from pybox.dirs import Dirs
 from pybox.errors import PyboxError, SpecError
 from pybox.host import read
+from pybox.joining import Parting, Wish, announce_size, attach
 from pybox.kept import Health, Kept
 from pybox.result import verdict
 from pybox.runtime import Runtime
@@ -85,7 +86,7 @@ def run(where: Dirs, parsed: Parsed) -> int:
     wish = Wish(
         stdin=not background and (parsed.has("interactive") or not what.spec.tty),
         tty=what.spec.tty,
-        keys=parse_keys(parsed.one("detach-keys") or DETACH_KEYS),
+        keys=parse_keys(parsed.one("detach-keys")),
     )
     if not background:
         what = what.replace(stdin=wish.stdin)
@@ -123,6 +124,8 @@ def _start(where: Dirs, what: Kept, wish: Wish, background: bool, card: int) -> 
     from socket import socket
 
     theirs, ours = (-1, -1) if background else native.leash()
+    if wish.tty and not background:
+        announce_size(ours)
     try:
         monitor = lifecycle.start(where, what, theirs, owned=not background)
     finally:
@@ -144,7 +147,7 @@ def _start(where: Dirs, what: Kept, wish: Wish, background: bool, card: int) -> 
 def exit_status(where: Dirs, identity: str, parting: Parting) -> int:
     """Return what a shell is to be told: the command's exit status; 0 when we have left it. Says what the status alone does not."""
     if parting.detached:
-        return 0
+        return 128 + parting.by if parting.by else 0
     result = state.parse(read(f"{where.state}/{identity}/result")) or {}
     if result.get("reason") in ("oom", "timeout"):
         os.write(2, f"pybox: {'out of memory' if result['reason'] == 'oom' else 'time-out'}: container killed\n".encode())

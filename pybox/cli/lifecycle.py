@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 
-from pybox import console, kept, lifecycle, listing, monitor, native, state
+from pybox import joining, kept, lifecycle, listing, monitor, native, state
 from pybox.cli.background import exit_status
 from pybox.cli.main import complain
 from pybox.cli.options import Option, Parsed, parse_anywhere
-from pybox.console import DETACH_KEYS, Wish, parse_keys
+from pybox.console import parse_keys
 from pybox.dirs import Dirs
 from pybox.errors import PyboxError, SpecError, StateError
+from pybox.joining import Wish
 from pybox.listing import Entry
 from pybox.spec import parse_signal
 from pybox.units import parse_seconds
@@ -65,14 +66,16 @@ def start(where: Dirs, words: list[str]) -> int:
     entry = listing.find(where, words[0])
     what = listing.config(where, entry)
     theirs, ours = native.leash()
+    if what.spec.tty:
+        joining.announce_size(ours)
     with locked(where, entry):
         process = lifecycle.start(where, what, theirs)
     os.close(theirs)
     from socket import socket
 
     with socket(fileno=ours) as connection:
-        wish = Wish(parsed.has("interactive"), what.spec.tty, parse_keys(parsed.one("detach-keys") or DETACH_KEYS))
-        parting = console.attach(connection, wish)
+        wish = Wish(parsed.has("interactive"), what.spec.tty, parse_keys(parsed.one("detach-keys")))
+        parting = joining.attach(connection, wish)
     if not parting.detached:
         os.waitpid(process, 0)
     return exit_status(where, entry.identity, parting)
@@ -168,11 +171,11 @@ def attach(where: Dirs, words: list[str]) -> int:
     wish = Wish(
         stdin=not parsed.has("no-stdin") and what is not None and what.stdin,
         tty=what is not None and what.spec.tty,
-        keys=parse_keys(parsed.one("detach-keys") or DETACH_KEYS),
+        keys=parse_keys(parsed.one("detach-keys")),
         proxy=parsed.one("sig-proxy") != "false",
     )
-    with console.connect(entry.path) as connection:
-        parting = console.attach(connection, wish)
+    with joining.connect(entry.path) as connection:
+        parting = joining.attach(connection, wish)
     if not parting.detached:
         listing.wait_for_owner(entry.path, 10)
     return exit_status(where, entry.identity, parting)

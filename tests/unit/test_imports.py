@@ -28,7 +28,7 @@ LAYERS = (
     "failures state supervise undo",
     "listing",
     "runtime",
-    "api console entering monitor",
+    "api console joining entering monitor",
     "lifecycle",
     "doctor",
     "cli",
