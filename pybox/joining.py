@@ -46,6 +46,7 @@ class Wish(Record):
     tty: bool = False
     keys: bytes = b"\x10\x11"
     proxy: bool = True
+    redraw: bool = False  # it has drawn its screen before we came
 
 
 class Parting(Record):
@@ -97,8 +98,8 @@ class Far:
     def goodbye(self) -> None:
         """We leave."""
 
-    def resize(self) -> None:
-        """Tell it the size of our window."""
+    def resize(self, more: int = 0) -> None:
+        """Tell it the size of our window, or a larger one."""
         raise NotImplementedError
 
     def signal(self, number: int) -> None:
@@ -138,8 +139,8 @@ class _Monitor(Far):
     def goodbye(self) -> None:
         self._say("DETACH")
 
-    def resize(self) -> None:
-        self._say("SIZE", window())
+    def resize(self, more: int = 0) -> None:
+        self._say("SIZE", window(more))
 
     def signal(self, number: int) -> None:
         self._say("SIGNAL", bytes([number]))
@@ -176,7 +177,7 @@ class _Terminal(Far):
         if self.fd >= 0:
             self.outbox.append(data)
 
-    def resize(self) -> None:
+    def resize(self, more: int = 0) -> None:
         set_window_size(self._master, *window_size())
 
     def signal(self, number: int) -> None:
@@ -211,9 +212,10 @@ class _Terminal(Far):
 # --- both together -----------------------------------------------------------------------------------------------------------
 
 
-def window() -> bytes:
+def window(more: int = 0) -> bytes:
     """Return the size of our window as the monitor and whoever makes a terminal read it: rows and columns as two uint16."""
-    return struct.pack("HH", *window_size())
+    rows, columns = window_size()
+    return struct.pack("HH", rows and rows + more, columns)
 
 
 def announce_size(connection: int) -> None:
@@ -268,6 +270,8 @@ def _join(far: Far, wish: Wish) -> Parting:
     terminal = wish.tty and os.isatty(0)
     with raw_mode(0 if terminal and wish.stdin else -1) as make_raw, told_of_signals(numbers, react) as woken:
         if wish.tty:
+            if wish.redraw:
+                far.resize(1)  # a full-screen program draws again when it hears of another size
             far.resize()
         try:
             return _move(far, wish, woken, left, terminal)
@@ -285,6 +289,8 @@ def _move(far: Far, wish: Wish, woken: int, left: list[int], terminal: bool) -> 
         if left:
             return Parting(detached=True, by=left[0])
         if leaving and not far.outbox:
+            if terminal:
+                write_all(1, b"\r\n")  # the cursor is somewhere in a line of the container's
             return Parting(detached=True)
         watch = poll()
         for fd, events in far.wants():

@@ -173,6 +173,7 @@ def attach(where: Dirs, words: list[str]) -> int:
         tty=what is not None and what.spec.tty,
         keys=parse_keys(parsed.one("detach-keys")),
         proxy=parsed.one("sig-proxy") != "false",
+        redraw=True,
     )
     with joining.connect(entry.path) as connection:
         parting = joining.attach(connection, wish)
