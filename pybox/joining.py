@@ -148,7 +148,10 @@ class _Monitor(Far):
     def receive(self, ready: dict[int, int]) -> Parting | None:
         if not ready.get(self.fd, 0) & ~POLLOUT:
             return None
-        message = self._connection.recv(1 + (64 << 10))
+        try:
+            message = self._connection.recv(1 + (64 << 10))
+        except ConnectionResetError:  # it has closed without hearing all that we said; what it said comes next, unix(7)
+            return None
         if not message:
             return Parting()
         if message[0] == self._kinds["ENDED"]:

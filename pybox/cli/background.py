@@ -104,8 +104,9 @@ def run(where: Dirs, parsed: Parsed) -> int:
         try:
             return _start(where, what, wish, background, card)
         except PyboxError:
-            if listing.load(where, what.identity, what.name) is not None:
-                lifecycle.forget(where, what.identity, what.name)
+            left = listing.load(where, what.identity, what.name)
+            if left is not None:
+                lifecycle.remove(where, left)
             raise
     except BaseException:
         if card >= 0:

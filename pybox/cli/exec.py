@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from pybox import entering, lifecycle, listing, native, text
-from pybox.cli.options import Option, parse
+from pybox.cli.options import Option, Parsed, parse
 from pybox.cli.run import Forwarder
 from pybox.dirs import Dirs
 from pybox.entering import Visit
@@ -32,16 +32,15 @@ EXEC = (
 )
 
 
-def exec_(where: Dirs, words: list[str]) -> int:
-    """Run a command in a container; returns its exit status."""
-    parsed = parse(EXEC, words)
+def visit_of(parsed: Parsed) -> Visit:
+    """Return what the words ask for. Raises SpecError."""
     if len(parsed.rest) < 2:
         raise SpecError("exec", " ".join(parsed.rest), "needs a container and a command", "pybox exec web sh")
     env: dict[str, str] = {}
     for path in parsed.all("env-file"):
         env.update(text.read_env_file(path))
     env.update(pair for pair in map(text.parse_env, parsed.all("env")) if pair)
-    visit = Visit(
+    return Visit(
         args=tuple(parsed.rest[1:]),
         user=parsed.one("user") or "",
         workdir=parsed.one("workdir") or "",
@@ -50,14 +49,25 @@ def exec_(where: Dirs, words: list[str]) -> int:
         privileged=parsed.has("privileged"),
         detach=parsed.has("detach"),
     )
+
+
+def enter(where: Dirs, wanted: str) -> tuple[listing.Entry, int]:
+    """Return a container that can be entered and a pidfd of its process 1. Raises StateError."""
+    entry = listing.find(where, wanted)
+    if entry.status == "paused":
+        raise StateError(f"container {entry.identity} is paused", "`pybox unpause` lets it go on")
+    return entry, lifecycle.pidfd(entry)
+
+
+def exec_(where: Dirs, words: list[str]) -> int:
+    """Run a command in a container; returns its exit status."""
+    parsed = parse(EXEC, words)
+    visit = visit_of(parsed)
     stdin = parsed.has("interactive") and not visit.detach
     if visit.tty and stdin and not os.isatty(0):
         raise SpecError("tty", "", "stdin is not a terminal", "leave -t out to pass a pipe or file through")
     keys = parsed.one("detach-keys")
-    entry = listing.find(where, parsed.rest[0])
-    if entry.status == "paused":
-        raise StateError(f"container {entry.identity} is paused", "`pybox unpause` lets it go on")
-    process = lifecycle.pidfd(entry)
+    entry, process = enter(where, parsed.rest[0])
     assert entry.pid is not None
     try:
         runtime = Runtime(where)

@@ -12,7 +12,7 @@ import time
 from fcntl import ioctl
 from types import TracebackType
 
-from harness import PYBOX, TIMEOUT
+from harness import PYBOX, TIMEOUT, children
 
 PROMPT = "/ # "
 
@@ -24,7 +24,7 @@ class Person:
         self.master, self.slave = pty.openpty()
         self.resize(rows, columns)
         self.before = self.mode()
-        self.screen = b""
+        self.screen = bytearray()
         self._seen = 0
         self.process = subprocess.Popen(
             [*command, *words],
@@ -42,6 +42,9 @@ class Person:
         if self.process.poll() is None:
             self.process.kill()
             self.process.wait()
+        for pid, state in children().items():  # orphans of a killed pybox are ours; a dead one holds its PID namespace
+            if state == "Z":
+                os.waitpid(pid, 0)
         self.go_away()
 
     def mode(self) -> list[object]:
@@ -80,8 +83,8 @@ class Person:
         limit, wanted = time.monotonic() + TIMEOUT, text.encode()
         while (at := self.screen.find(wanted, self._seen)) < 0:
             if not self.read() and (time.monotonic() > limit or (self.process.poll() is not None and not self.read(0.2))):
-                raise AssertionError(f"{text!r} never came; on the screen: {self.screen[self._seen :]!r}")
-        before = self.screen[self._seen : at]
+                raise AssertionError(f"{text!r} never came; on the screen: {bytes(self.screen[self._seen :][-2000:])!r}")
+        before = bytes(self.screen[self._seen : at])
         self._seen = at + len(wanted)
         return before.decode(errors="replace")
 
@@ -97,7 +100,7 @@ class Person:
         while self.process.poll() is None:
             self.read()
             if time.monotonic() > limit:
-                raise AssertionError(f"it does not end; on the screen: {self.screen[self._seen :]!r}")
+                raise AssertionError(f"it does not end; on the screen: {bytes(self.screen[self._seen :][-2000:])!r}")
         while self.read(0.05):
             pass
         return self.process.returncode
@@ -105,7 +108,7 @@ class Person:
     @property
     def text(self) -> str:
         """All that was on the screen."""
-        return self.screen.decode(errors="replace").replace("\r\n", "\n")
+        return self.screen.decode(errors="replace").replace("\r", "")
 
     def go_away(self) -> None:
         """Close the terminal: whoever sits in it hears a hang-up."""
