@@ -7,6 +7,7 @@ streams, filter. Two rules are added, because somebody is in there already and m
   and when its memory, which is pybox's until its exec, can't be looked into (CVE-2016-9962, CVE-2019-5736).
 - A container with CAP_SYS_PTRACE over the host's processes can look all the same. There the process becomes a sealed pybox-init
   outside of that PID namespace, and only pybox-init's child is born inside: it shares no memory, and its program is the copy.
+  So it does for what outlives pybox: somebody has to reap it, or the PID namespace could never end, pid_namespaces(7).
 """
 
 from __future__ import annotations
@@ -66,18 +67,19 @@ def prepare(runtime: Runtime, entry: Entry, pid: int, visit: Visit) -> Ready:
         raise StateError(f"container {entry.identity} was started by another version of pybox", "start it again to exec in it")
     spec = specjson.from_json(asked)
     joined = tuple(kind for kind in _KINDS if _other(pid, kind))
-    watched = "pid" in joined and "user" not in joined and "CAP_SYS_PTRACE" in credentials.granted(spec, runtime.facts.last_cap)
-    given = _inputs(runtime, entry, pid, visit, spec, watched)
-    return _ready(given, entry, visit, joined, watched)
+    watched = "user" not in joined and "CAP_SYS_PTRACE" in credentials.granted(spec, runtime.facts.last_cap)
+    sealed = "pid" in joined and (watched or visit.detach)
+    given = _inputs(runtime, entry, pid, visit, spec, sealed)
+    return _ready(given, entry, visit, joined, sealed)
 
 
-def _ready(given: Inputs, entry: Entry, visit: Visit, joined: tuple[str, ...], watched: bool) -> Ready:
+def _ready(given: Inputs, entry: Entry, visit: Visit, joined: tuple[str, ...], sealed: bool) -> Ready:
     prepare = tuple(_open_groups(entry))
-    plan = Plan(prepare, tuple(_steps(given, entry, visit, joined, watched)), (), entry.groups)
+    plan = Plan(prepare, tuple(_steps(given, entry, visit, joined, sealed)), (), entry.groups)
     return Ready(given, plan, plan.lower(), {})
 
 
-def _inputs(runtime: Runtime, entry: Entry, pid: int, visit: Visit, spec: Spec, watched: bool) -> Inputs:
+def _inputs(runtime: Runtime, entry: Entry, pid: int, visit: Visit, spec: Spec, sealed: bool) -> Inputs:
     if not visit.args or not visit.args[0]:
         raise SpecError("exec", "", "no command given", "pybox exec CONTAINER COMMAND [ARG...]")
     config = _config(runtime, entry)
@@ -90,7 +92,7 @@ def _inputs(runtime: Runtime, entry: Entry, pid: int, visit: Visit, spec: Spec, 
         user=visit.user or spec.user,
         workdir=visit.workdir or spec.workdir,
         tty=visit.tty,
-        init=watched,
+        init=sealed,
         cap_add=("ALL",) if visit.privileged else spec.cap_add,
         cap_drop=() if visit.privileged else spec.cap_drop,
         seccomp="unconfined" if visit.privileged else spec.seccomp,
@@ -124,7 +126,7 @@ def _open_groups(entry: Entry) -> Iterator[HostStep]:
         yield OpenGroup(path, f"cgroup:{controller}" if controller else "cgroup", join="cgroup.procs" if controller else "")
 
 
-def _steps(given: Inputs, entry: Entry, visit: Visit, joined: tuple[str, ...], watched: bool) -> Iterator[ChildStep]:
+def _steps(given: Inputs, entry: Entry, visit: Visit, joined: tuple[str, ...], sealed: bool) -> Iterator[ChildStep]:
     groups = dict(entry.groups)
     workdir = given.spec.workdir or given.image.config.workdir or "/"
     yield Clone((), into_cgroup="cgroup" if "" in groups else None)
@@ -144,18 +146,18 @@ def _steps(given: Inputs, entry: Entry, visit: Visit, joined: tuple[str, ...], w
     yield OpenWorkdir(workdir, "at:workdir")
     yield EnterWorkdir("at:workdir", workdir)
     yield from credentials.steps(given)
-    if not watched:
+    if not sealed:
         yield HideMemory()
         yield Clone((), sibling=True)  # the PID namespace is that of the children of who enters it
     yield NewSession()
-    yield from command.streams(visit.tty, control=not watched)
+    yield from command.streams(visit.tty, control=not sealed)
     yield SetUmask(0o022)
     if not visit.detach:
         yield DieWithParent()
         yield CheckLeash()
-    if watched:
+    if sealed:
         yield PlaceFd("leash", 3)
         yield PlaceFd("program", 4, until_exec=True)
-    yield CloseFds(5 if watched else 3)
+    yield CloseFds(5 if sealed else 3)
     yield from credentials.last_steps(given)
     yield from command.last_steps(given, how="vd" if visit.detach else "v")

@@ -46,6 +46,7 @@ def _box(name: str, *options: str, image: str = "busybox") -> Iterator[str]:
     try:
         yield name
     finally:
+        reap()
         cli("rm", "-f", name)
 
 
@@ -81,7 +82,7 @@ def test_namespaces_groups_rights_and_limits_are_those_of_the_command(box: str) 
     with process:
         try:
             assert process.stdout is not None and process.stdout.readline() == b"up\n"
-            mine = next(int(pid) for pid in os.listdir("/proc") if pid.isdigit() and cmdline(pid) == b"sleep\x004321\0")
+            mine = pid_of(4321)
             for file in ("cgroup", "limits", "oom_score_adj", "uid_map", "attr/current"):
                 try:
                     there = Path(f"/proc/{own}/{file}").read_text()
@@ -100,6 +101,18 @@ def cmdline(pid: str) -> bytes:
         return Path(f"/proc/{pid}/cmdline").read_bytes()
     except OSError:
         return b""
+
+
+def pid_of(seconds: int) -> str:
+    """Return the host's pid of the `sleep` of so many seconds, as soon as it is one."""
+    found: list[str] = []
+
+    def there() -> bool:
+        found[:] = [pid for pid in os.listdir("/proc") if pid.isdigit() and cmdline(pid) == b"sleep\x00%d\0" % seconds]
+        return bool(found)
+
+    assert eventually(there)
+    return found[0]
 
 
 def test_nothing_of_pyboxs_is_open(two: str) -> None:
@@ -124,8 +137,8 @@ def test_user_groups_home_and_environment(image: Images) -> None:
         assert run(box, "inside", "ids", options=("-u", "1234:55")).startswith("1234 1234 1234 / 55 55 55")
         assert run(box, "grep", "CapEff", "/proc/self/status", options=("-u", "alice")).endswith("0" * 16)
         assert run(box, "pwd") == "/tmp" and run(box, "pwd", options=("-w", "/etc")) == "/etc"
-        run(box, "sh", "-c", "echo bob:x:77:88::/home/bob:/bin/sh >>/etc/passwd; echo team:x:99:bob >>/etc/group")
-        assert run(box, "inside", "ids", options=("-u", "bob")) == "77 77 77 / 88 88 88 / 99"
+        run(box, "sh", "-c", "echo carol:x:77:88::/home/carol:/bin/sh >>/etc/passwd; echo team:x:99:carol >>/etc/group")
+        assert run(box, "inside", "ids", options=("-u", "carol")) == "77 77 77 / 88 88 88 / 99"
 
 
 def test_privileged_has_all_capabilities_and_no_filter(two: str) -> None:
@@ -181,7 +194,7 @@ def test_a_working_directory_that_is_not_there_is_refused_and_not_made(two: str,
 
 def test_detached_it_outlives_pybox_and_dies_with_the_container(two: str) -> None:
     assert cli("exec", "-d", two, "sleep", "4322").stdout == ""
-    pid = next(pid for pid in os.listdir("/proc") if pid.isdigit() and cmdline(pid) == b"sleep\x004322\0")
+    pid = pid_of(4322)
     assert "sleep 4322" in run(two, "ps", "-o", "args")
     cli("kill", two)
 
