@@ -248,7 +248,7 @@ def test_what_does_not_run_can_not_be_entered_and_says_so_in_one_line(store: obj
             done = cli(*words)
             assert done.returncode == 125 and "Traceback" not in done.stderr
     finally:
-        cli("rm", "idle")
+        cli("rm", "-f", "idle")
 
 
 def test_a_foreground_run_can_be_entered(store: object) -> None:

@@ -441,7 +441,7 @@ def test_attaching_to_what_does_not_run_is_one_clear_line(state: str) -> None:
         lines = done.stderr.splitlines()
         assert done.returncode == 125 and lines[0].startswith("pybox: error: ") and len(lines) <= 2
     finally:
-        cli("rm", "idle")
+        cli("rm", "-f", "idle")
 
 
 # --- what a terminal must not be ------------------------------------------------------------------------------------------------
