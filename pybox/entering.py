@@ -70,10 +70,11 @@ def prepare(runtime: Runtime, entry: Entry, pid: int, visit: Visit) -> Ready:
     watched = "user" not in joined and "CAP_SYS_PTRACE" in credentials.granted(spec, runtime.facts.last_cap)
     sealed = "pid" in joined and (watched or visit.detach)
     given = _inputs(runtime, entry, pid, visit, spec, sealed)
-    return _ready(given, entry, visit, joined, sealed)
+    return ready(given, entry, visit, joined, sealed)
 
 
-def _ready(given: Inputs, entry: Entry, visit: Visit, joined: tuple[str, ...], sealed: bool) -> Ready:
+def ready(given: Inputs, entry: Entry, visit: Visit, joined: tuple[str, ...], sealed: bool) -> Ready:
+    """Plan it, from what was found out. ``joined``: the kinds of namespaces that are not the host's; touches nothing."""
     prepare = tuple(_open_groups(entry))
     plan = Plan(prepare, tuple(_steps(given, entry, visit, joined, sealed)), (), entry.groups)
     return Ready(given, plan, plan.lower(), {})

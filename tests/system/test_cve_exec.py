@@ -15,7 +15,11 @@ from harness import PURE_V2, PYBOX, TIMEOUT, Images, cli, strace
 
 import pybox
 
-WAYS = {"plain": (), "ptrace": ("--cap-add", "SYS_PTRACE", "--security-opt", "seccomp=unconfined"), "userns": ("--userns", "--cap-add", "SYS_PTRACE")}
+WAYS = {
+    "plain": (),
+    "ptrace": ("--cap-add", "SYS_PTRACE", "--security-opt", "seccomp=unconfined"),
+    "userns": ("--userns", "--cap-add", "SYS_PTRACE"),
+}
 
 
 @pytest.fixture(params=WAYS)
@@ -98,7 +102,9 @@ def test_2016_9962_a_plain_users_container_can_not_look_into_pybox(store: object
 
 
 @pytest.mark.parametrize("options", [(), ("--cap-add", "SYS_PTRACE")], ids=["plain", "watched"])
-def test_2024_21626_a_working_directory_in_proc_self_fd_leads_nowhere(store: object, tmp_path: Path, options: tuple[str, ...]) -> None:
+def test_2024_21626_a_working_directory_in_proc_self_fd_leads_nowhere(
+    store: object, tmp_path: Path, options: tuple[str, ...]
+) -> None:
     (tmp_path / "canary").write_text("the host's")
     shutil.copy2("/bin/busybox", tmp_path / "prog")
     fds = [os.open(tmp_path, os.O_RDONLY | os.O_DIRECTORY) for _ in range(16)]
@@ -135,10 +141,19 @@ def test_2025_52565_a_dev_pts_that_is_not_the_kernels_gives_no_terminal(store: o
 
 
 @pytest.mark.parametrize("tty", [(), ("-t",)], ids=["pipe", "tty"])
-def test_2019_14271_nothing_of_the_images_is_loaded_before_the_command(image: Images, tmp_path: Path, tty: tuple[str, ...]) -> None:
+def test_2019_14271_nothing_of_the_images_is_loaded_before_the_command(
+    image: Images, tmp_path: Path, tty: tuple[str, ...]
+) -> None:
     def poison(root: Path) -> None:
         for place in ("usr/lib/python3", f"usr/lib/python3.{sys.version_info.minor}", "lib/x86_64-linux-gnu"):
-            for name in ("encodings/__init__.py", "encodings/idna.py", "sitecustomize.py", "libnss_files.so.2", "termios.so", "socket.py"):
+            for name in (
+                "encodings/__init__.py",
+                "encodings/idna.py",
+                "sitecustomize.py",
+                "libnss_files.so.2",
+                "termios.so",
+                "socket.py",
+            ):
                 (root / place / name).parent.mkdir(parents=True, exist_ok=True)
                 (root / place / name).write_text("import os; os.write(2, b'PWNED')")
         (root / "etc/nsswitch.conf").write_text("passwd: evil\n")
@@ -147,12 +162,17 @@ def test_2019_14271_nothing_of_the_images_is_loaded_before_the_command(image: Im
     name = image(poison)
     assert cli("run", "-d", "--name", "hostile", name, "sleep", "100000").returncode == 0
     try:
-        lines = strace(tmp_path, "setns,open,openat,openat2,execve", "exec", *tty, "-u", "alice", "hostile", "nosuch" if False else "true")
+        lines = strace(
+            tmp_path, "setns,open,openat,openat2,execve", "exec", *tty, "-u", "alice", "hostile", "nosuch" if False else "true"
+        )
         enter = next(number for number, line in enumerate(lines) if "setns(" in line)
         inside = lines[enter].split()[0]
         done = next(number for number, line in enumerate(lines[enter:], enter) if "execve(" in line)
         opened = [line for line in lines[enter:done] if "open" in line]
-        assert all(any(fine in line for fine in ('"/"', "/dev/pts/ptmx", '"/bin/', '"/usr/', '"/sbin')) for line in opened), (inside, opened)
+        assert all(any(fine in line for fine in ('"/"', "/dev/pts/ptmx", '"/bin/', '"/usr/', '"/sbin')) for line in opened), (
+            inside,
+            opened,
+        )
         assert not [line for line in opened if ".py" in line or ".so" in line or "nsswitch" in line]
         failed = cli("exec", "hostile", "nosuch")
         assert failed.returncode == 127 and "PWNED" not in failed.stderr
@@ -163,7 +183,13 @@ def test_2019_14271_nothing_of_the_images_is_loaded_before_the_command(image: Im
 def test_the_attack_finds_python_when_pybox_does_not_defend_itself(store: object) -> None:
     """The racer is no straw man: a python of the host's in the container's PID namespace is found by it."""
     for _ in _hostile("--cap-add", "SYS_PTRACE", "--security-opt", "seccomp=unconfined"):
-        pid = next(line.split()[0] for line in subprocess.run(["ps", "-A", "-o", "pid=,args="], capture_output=True, text=True, check=True).stdout.splitlines() if "echo up" in line)
+        pid = next(
+            line.split()[0]
+            for line in subprocess.run(
+                ["ps", "-A", "-o", "pid=,args="], capture_output=True, text=True, check=True
+            ).stdout.splitlines()
+            if "echo up" in line
+        )
         enter = f"import os, time; fd = os.pidfd_open({pid}); import ctypes; ctypes.CDLL(None).setns(fd, 0x20000000); pid = os.fork(); pid or time.sleep(3); pid and os.waitpid(pid, 0)"
         subprocess.run([sys.executable, "-c", enter], check=True, timeout=TIMEOUT)
         assert "exe " in cli("exec", "hostile", "cat", "/tmp/found").stdout

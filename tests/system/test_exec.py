@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from harness import PYBOX, TIMEOUT, LIBC, Images, children, cli, eventually, start
+from harness import LIBC, PYBOX, TIMEOUT, Images, children, cli, eventually, start
 
 from pybox.image.model import ImageConfig
 
@@ -147,7 +147,9 @@ def test_privileged_has_all_capabilities_and_no_filter(two: str) -> None:
     assert seen["CapEff"] == status(Path("/proc/self/status").read_text())["CapEff"]
 
 
-@pytest.mark.parametrize("user", ["", ":", "-1", "4294967296", "0x0", "1:", ":1", "+0", " 0", "0 ", "root:", "nobody2", "alice:nogroup", "٣", "1e3"])
+@pytest.mark.parametrize(
+    "user", ["", ":", "-1", "4294967296", "0x0", "1:", ":1", "+0", " 0", "0 ", "root:", "nobody2", "alice:nogroup", "٣", "1e3"]
+)
 def test_2026_30892_a_user_that_is_none_is_refused(two: str, user: str) -> None:
     done = cli("exec", "-u", user, two, "id", "-u")
     if user == "":  # as if it were not given: root, which the container's command is
@@ -177,7 +179,9 @@ FAILURES = {
 
 @pytest.mark.parametrize("detach", [(), ("-d",)], ids=["foreground", "detached"])
 def test_what_can_not_be_executed_is_told_as_by_run(two: str, detach: tuple[str, ...]) -> None:
-    script = "mkdir /x; cd /x; printf '#!/nosuch\\n' >nointerpreter; printf '\\1\\2' >garbage; : >empty; chmod 755 *; ln -s loop loop"
+    script = (
+        "mkdir /x; cd /x; printf '#!/nosuch\\n' >nointerpreter; printf '\\1\\2' >garbage; : >empty; chmod 755 *; ln -s loop loop"
+    )
     run(two, "sh", "-c", script)
     for command, code in FAILURES.items():
         done = cli("exec", *detach, two, command)
@@ -274,6 +278,8 @@ def test_leaked_fds_and_ids_of_the_caller_do_not_matter(two: str, tmp_path: Path
         "import os, sys; fds = [os.open(sys.argv[1], os.O_RDONLY) for _ in range(20)]; [os.set_inheritable(fd, True) for fd in fds];"
         "os.umask(0o777); os.execv(sys.executable, [sys.executable, '-m', 'pybox', 'exec', *sys.argv[2:]])"
     )
-    done = subprocess.run([sys.executable, "-c", code, tmp_path, two, "inside", "fds"], capture_output=True, text=True, timeout=TIMEOUT)
+    done = subprocess.run(
+        [sys.executable, "-c", code, tmp_path, two, "inside", "fds"], capture_output=True, text=True, timeout=TIMEOUT
+    )
     assert {row.split()[0] for row in done.stdout.splitlines()} == {"0", "1", "2"}
     assert PYBOX and LIBC

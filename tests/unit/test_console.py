@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -27,10 +29,14 @@ def feed(keys: bytes, pieces: list[bytes]) -> tuple[bytes, bool]:
 
 def cut(data: bytes, places: list[int]) -> list[bytes]:
     ends = sorted({place % (len(data) + 1) for place in places} | {0, len(data)})
-    return [data[a:b] for a, b in zip(ends, ends[1:], strict=False)]
+    return [data[a:b] for a, b in itertools.pairwise(ends)]
 
 
-@given(st.lists(st.sampled_from([b"a", b"b", b"\x10", b"\x11"]), max_size=3).map(b"".join), FEW, st.lists(st.integers(0, 99), max_size=8))
+@given(
+    st.lists(st.sampled_from([b"a", b"b", b"\x10", b"\x11"]), max_size=3).map(b"".join),
+    FEW,
+    st.lists(st.integers(0, 99), max_size=8),
+)
 def test_the_keys_are_found_however_the_typing_is_cut(keys: bytes, typed: bytes, places: list[int]) -> None:
     passed, found = feed(keys, cut(typed, places))
     at = typed.find(keys) if keys else -1
