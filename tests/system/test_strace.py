@@ -33,6 +33,7 @@ RUNS = {
 def canonical(call: str) -> str:
     """Put flags into one order, and drop what strace remarks on numbers that it has no name for."""
     call = re.sub(r" /\* [^*]* \*/", "", call)
+    call = call.replace("TIOCGPTPEER, 0x80102", "TIOCGPTPEER, O_RDWR|O_NOCTTY|O_CLOEXEC")
     return re.sub(r"[A-Z][A-Z0-9_]+(\|[A-Z0-9_]+)+", lambda flags: "|".join(sorted(flags[0].split("|"))), call)
 
 
@@ -48,7 +49,7 @@ def same(call: str, seen: str) -> bool:
         planned, actual = (set(re.search(r"flags=([A-Z0-9_|]+)", text).group(1).split("|")) for text in (call, seen))  # type: ignore[union-attr]
         return planned == actual
     if call.startswith("dup3(") and seen.startswith("fcntl("):  # onto itself: only the flag is set
-        return re.fullmatch(r"fcntl\((\d+), F_SETFD, 0\)", seen) is not None
+        return re.fullmatch(r"fcntl\((\d+), F_SETFD, (0|FD_CLOEXEC)\)", seen) is not None
     return pattern(canonical(call)).fullmatch(canonical(seen)) is not None
 
 
@@ -57,7 +58,7 @@ def trace(folder: Path, words: tuple[str, ...], names: set[str]) -> list[str]:
     log = folder / "trace"
     traced = ",".join(sorted(names | {"clone3", "fcntl"}))
     command = ["strace", "-f", "-s", "65536", "-o", str(log), "-e", f"trace={traced}", "-e", "signal=none"]
-    subprocess.run([*command, sys.executable, "-m", "pybox", "run", *words], check=True, capture_output=True)
+    subprocess.run([*command, sys.executable, "-m", "pybox", *words], check=True, capture_output=True)
     lines, pybox, unfinished = [], "", {}
     for line in log.read_text().splitlines():
         pid, _, text = line.partition(" ")
@@ -89,13 +90,47 @@ def test_the_plan_is_what_strace_sees(store: object, words: tuple[str, ...], tmp
     names = {call.partition("(")[0] for call in planned}
     assert not names & set(BOOKKEEPING.split())
     try:
-        seen = trace(tmp_path, words, names)
+        seen = trace(tmp_path, ("run", *words), names)
     finally:
         cli("rm", *cli("ps", "-a", "-q").stdout.split())
     userns = next((n for n, call in enumerate(seen) if "CLONE_NEWUSER" in call and call.startswith("clone3(")), None)
     if userns is not None:  # the holder of the user namespace belongs to the host's side of the plan
         assert any("CLONE_NEWUSER" in call for step in plan["steps"] if step["side"] == "host" for call in step["calls"])
         seen = seen[next(n for n, call in enumerate(seen[userns + 1 :], userns + 1) if call.startswith("clone3(")) :]
+    follows(planned, seen)
+
+
+EXECS = {
+    "default": ((), ("box", "/bin/true")),
+    "limits": (("-m", "64M", "--oom-score-adj", "5"), ("box", "/bin/true")),
+    "user namespace": (("--userns",), ("box", "/bin/true")),
+    "rights": (("--ulimit", "nofile=64:64"), ("-u", "alice", "-w", "/tmp", "-e", "A=b", "box", "/bin/true")),
+    "terminal": ((), ("-t", "box", "/bin/true")),
+    "terminal, user namespace": (("--userns",), ("-t", "-u", "alice", "box", "/bin/true")),
+    "privileged": ((), ("--privileged", "box", "/bin/true")),
+    "detached": ((), ("-d", "box", "/bin/true")),
+    "watched": (("--cap-add", "SYS_PTRACE"), ("-t", "box", "/bin/true")),
+    "everything shared": (("--pid", "host", "--ipc", "host", "--uts", "host"), ("box", "/bin/true")),
+}
+
+
+@pytest.mark.parametrize(("options", "words"), EXECS.values(), ids=EXECS.keys())
+def test_the_plan_of_an_exec_is_what_strace_sees(
+    store: object, options: tuple[str, ...], words: tuple[str, ...], tmp_path: Path
+) -> None:
+    started = cli("run", "-d", "--name", "box", *options, "busybox", "sleep", "100000")
+    if "cannot enforce" in started.stderr:
+        pytest.skip(started.stderr)
+    try:
+        plan = json.loads(cli("explain", "--format", "json", "exec", *words).stdout)
+        planned = [call for step in plan["steps"] if step["side"] == "inside" for call in step["calls"]]
+        follows(planned, trace(tmp_path, ("exec", *words), {call.partition("(")[0] for call in planned}))
+    finally:
+        cli("rm", "-f", "box")
+
+
+def follows(planned: list[str], seen: list[str]) -> None:
+    """Fail unless the calls that were seen are those that were planned, in order."""
     position = 0
     for call in planned:
         while position < len(seen) and seen[position].startswith("fcntl(") and not same(call, seen[position]):
