@@ -45,6 +45,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+_JOIN_V1 = "tasks"  # not cgroup.procs: there the kernel waits 10 ms, to guard a whole thread group; this is one thread
 _KINDS = ("user", "mnt", "pid", "uts", "ipc", "net", "cgroup")
 
 
@@ -124,7 +125,7 @@ def _other(pid: int, kind: str) -> bool:
 
 def _open_groups(entry: Entry) -> Iterator[HostStep]:
     for controller, path in entry.groups:
-        yield OpenGroup(path, f"cgroup:{controller}" if controller else "cgroup", join="cgroup.procs" if controller else "")
+        yield OpenGroup(path, f"cgroup:{controller}" if controller else "cgroup", join=_JOIN_V1 if controller else "")
 
 
 def _steps(given: Inputs, entry: Entry, visit: Visit, joined: tuple[str, ...], sealed: bool) -> Iterator[ChildStep]:
