@@ -145,7 +145,7 @@ static void reap(int pid)
 }
 
 /* pybox-init says whether the command could be executed; the errno of a failed exec is reported like that of any row. */
-static int hear_init(struct pb_report *report, uint32_t last, int leash)
+static int hear_init(struct pb_report *report, uint32_t last, int leash, uint64_t paths)
 {
 	struct {
 		struct pb_message message;
@@ -158,6 +158,11 @@ static int hear_init(struct pb_report *report, uint32_t last, int leash)
 	} while (n < 0 && errno == EINTR);
 	if (n >= (ssize_t)sizeof(heard.message) && heard.message.word == PB_EXEC_FAILED) {
 		report->probe = heard.probe;
+		/* it came from a process inside */
+		if (report->probe.length > PB_HEAD)
+			report->probe.length = PB_HEAD;
+		if (report->probe.candidate >= paths)
+			report->probe.candidate = 0;
 		report->index = (int32_t)last;
 		report->error = heard.message.value;
 		return -1;
@@ -207,7 +212,7 @@ int pb_launch(const struct pb_row *rows, uint32_t count, const char *blob, struc
 		report->pidfd = (int)syscall(SYS_pidfd_open, pid, 0);
 	failed = report->index >= 0;
 	if (!failed && init)
-		failed = hear_init(report, count - 1, leash[0]) < 0;
+		failed = hear_init(report, count - 1, leash[0], rows[count - 1].z) < 0;
 	if (failed && pid > 0)
 		reap((int)pid);
 	pthread_sigmask(SIG_SETMASK, &before, NULL);

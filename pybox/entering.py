@@ -1,15 +1,20 @@
 """Entering a container that runs: `pybox exec`. A plan like that of a run, whose namespaces are joined instead of made. setns(2)
 
-The new process gets what the command of the container got, in the same order: control groups, namespaces, working directory,
-streams, rights, filter. Until its exec it is a clone of pybox that the container could see in its PID namespace; it is not
-dumpable meanwhile, so nothing in there can trace it or look at its files (CVE-2016-9962, CVE-2019-5736).
+The new process gets what the command of the container got: control groups, namespaces, terminal, working directory, rights,
+streams, filter. Two rules are added, because somebody is in there already and may be hostile:
+
+- It is born in the container's PID namespace, where the container can name it, only when it has no more rights than the container,
+  and when its memory, which is pybox's until its exec, can't be looked into (CVE-2016-9962, CVE-2019-5736).
+- A container with CAP_SYS_PTRACE over the host's processes can look all the same. There the process becomes a sealed pybox-init
+  outside of that PID namespace, and only pybox-init's child is born inside: it shares no memory, and its program is the copy.
+  So it does for what outlives pybox: somebody has to reap it, or the PID namespace could never end, pid_namespaces(7).
 """
 
 from __future__ import annotations
 
 import os
 
-from pybox import native, specjson, users
+from pybox import specjson, users
 from pybox.errors import SpecError, StateError
 from pybox.image.model import Image, ImageConfig
 from pybox.kernel import cgroup, command, credentials
@@ -21,9 +26,19 @@ from pybox.record import Record
 from pybox.runtime import Runtime
 from pybox.spec import Spec
 from pybox.steps.base import ChildStep, HostStep
-from pybox.steps.entering import EnterNamespaces, OpenGroup
-from pybox.steps.places import EnterWorkdir, OpenTarget
-from pybox.steps.process import CheckLeash, Clone, CloseFds, DieWithParent, JoinGroup, NewSession, SetUmask
+from pybox.steps.entering import EnterNamespaces, HideMemory, OpenGroup, OpenWorkdir
+from pybox.steps.places import EnterWorkdir
+from pybox.steps.process import (
+    CheckLeash,
+    Clone,
+    CloseFds,
+    DieWithParent,
+    JoinGroup,
+    NewSession,
+    PlaceFd,
+    SetOomScore,
+    SetUmask,
+)
 from pybox.steps.rights import SetGid, SetUid
 
 TYPE_CHECKING = False
@@ -50,14 +65,22 @@ def prepare(runtime: Runtime, entry: Entry, pid: int, visit: Visit) -> Ready:
     asked = entry.journal.get("spec")
     if asked is None:
         raise StateError(f"container {entry.identity} was started by another version of pybox", "start it again to exec in it")
-    given = _inputs(runtime, entry, pid, visit, specjson.from_json(asked))
+    spec = specjson.from_json(asked)
     joined = tuple(kind for kind in _KINDS if _other(pid, kind))
+    watched = "user" not in joined and "CAP_SYS_PTRACE" in credentials.granted(spec, runtime.facts.last_cap)
+    sealed = "pid" in joined and (watched or visit.detach)
+    given = _inputs(runtime, entry, pid, visit, spec, sealed)
+    return ready(given, entry, visit, joined, sealed)
+
+
+def ready(given: Inputs, entry: Entry, visit: Visit, joined: tuple[str, ...], sealed: bool) -> Ready:
+    """Plan it, from what was found out. ``joined``: the kinds of namespaces that are not the host's; touches nothing."""
     prepare = tuple(_open_groups(entry, given.spec.system))
-    plan = Plan(prepare, tuple(_steps(given, entry, visit, joined)), (), entry.groups)
+    plan = Plan(prepare, tuple(_steps(given, entry, visit, joined, sealed)), (), entry.groups)
     return Ready(given, plan, plan.lower(), {})
 
 
-def _inputs(runtime: Runtime, entry: Entry, pid: int, visit: Visit, spec: Spec) -> Inputs:
+def _inputs(runtime: Runtime, entry: Entry, pid: int, visit: Visit, spec: Spec, sealed: bool) -> Inputs:
     if not visit.args or not visit.args[0]:
         raise SpecError("exec", "", "no command given", "pybox exec CONTAINER COMMAND [ARG...]")
     config = _config(runtime, entry)
@@ -70,7 +93,7 @@ def _inputs(runtime: Runtime, entry: Entry, pid: int, visit: Visit, spec: Spec) 
         user=visit.user or spec.user,
         workdir=visit.workdir or spec.workdir,
         tty=visit.tty,
-        init=False,
+        init=sealed,
         cap_add=("ALL",) if visit.privileged else spec.cap_add,
         cap_drop=() if visit.privileged else spec.cap_drop,
         seccomp="unconfined" if visit.privileged else spec.seccomp,
@@ -107,49 +130,38 @@ def _open_groups(entry: Entry, system: bool) -> Iterator[HostStep]:
         yield OpenGroup(path, f"cgroup:{controller}" if controller else "cgroup", join=cgroup.JOIN_V1 if controller else "")
 
 
-def _steps(given: Inputs, entry: Entry, visit: Visit, joined: tuple[str, ...]) -> Iterator[ChildStep]:
+def _steps(given: Inputs, entry: Entry, visit: Visit, joined: tuple[str, ...], sealed: bool) -> Iterator[ChildStep]:
     groups = dict(entry.groups)
+    workdir = given.spec.workdir or given.image.config.workdir or "/"
     yield Clone((), into_cgroup="cgroup" if "" in groups else None)
     for controller, path in groups.items():
         if controller:
             yield JoinGroup(controller, path)
+    if given.spec.limits.oom_score_adj is not None:
+        yield SetOomScore(given.spec.limits.oom_score_adj)  # by the host's /proc
     yield EnterNamespaces(joined)
-    yield Clone((), sibling=True)  # the PID namespace is that of the children of who enters it
     if given.mapped_by_root:
         yield SetGid(0, early=True)
         yield SetUid(0, early=True)
+    if visit.tty:
+        from pybox.steps.terminal import OpenTerminal
+
+        yield OpenTerminal(given.account.uid)
+    yield OpenWorkdir(workdir, "at:workdir")
+    yield EnterWorkdir("at:workdir", workdir)
+    yield from credentials.steps(given)
+    if not sealed:
+        yield HideMemory()
+        yield Clone((), sibling=True)  # the PID namespace is that of the children of who enters it
     yield NewSession()
-    yield OpenTarget(given.spec.workdir or given.image.config.workdir or "/", "at:workdir")
-    yield EnterWorkdir("at:workdir", given.spec.workdir or given.image.config.workdir or "/")
-    yield from command.streams(visit.tty)
+    yield from command.streams(visit.tty, control=not sealed)
     yield SetUmask(0o022)
     if not visit.detach:
         yield DieWithParent()
         yield CheckLeash()
-    yield CloseFds(3)
-    yield from credentials.steps(given)
+    if sealed:
+        yield PlaceFd("leash", 3)
+        yield PlaceFd("program", 4, until_exec=True)
+    yield CloseFds(5 if sealed else 3)
     yield from credentials.last_steps(given)
-    yield from command.last_steps(given)
-
-
-def terminal(pid: int, uid: int) -> tuple[int, int]:
-    """Return (master, other end) of a new terminal of the container's own /dev/pts. Raises OSError or StateError.
-
-    By directory fd and through the master, so that no name the container could have changed is believed (CVE-2025-52565).
-    """
-    root = os.open(f"/proc/{pid}/root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        master = native.open_in_root(root, "dev/pts/ptmx", os.O_RDWR | os.O_NOCTTY)
-    except OSError as error:
-        raise StateError(f"the container has no terminals: {error.strerror}: /dev/pts/ptmx") from None
-    finally:
-        os.close(root)
-    try:
-        if os.fstat(master).st_rdev != os.makedev(5, 2):
-            raise StateError("the container's /dev/pts/ptmx is not what makes terminals")
-        other = native.other_end(master)
-        os.fchown(other, uid, -1)
-    except BaseException:
-        os.close(master)
-        raise
-    return master, other
+    yield from command.last_steps(given, how="vd" if visit.detach else "v")

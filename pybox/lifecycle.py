@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 
-from pybox import burial, console, health, kept, listing, monitor, native, state
+from pybox import burial, health, joining, kept, listing, monitor, native, state
 from pybox.dirs import Dirs
 from pybox.errors import PyboxError, StateError
 from pybox.kept import Kept
@@ -219,7 +219,7 @@ def await_end(dirs: Dirs, asked: Entry, deadline: float) -> None:
 def _hurry(entry: Entry) -> None:
     """Tell the monitor to wait no longer: for the next start, or for a client that does not take the last output."""
     try:
-        with console.connect(entry.path) as connection:
+        with joining.connect(entry.path) as connection:
             connection.send(bytes([native.number("PB_K_HURRY")]))
     except (OSError, StateError):
         pass
@@ -258,7 +258,7 @@ def _wait_beside(entry: Entry) -> int:
 
     status = None
     try:
-        with console.connect(entry.path) as connection:
+        with joining.connect(entry.path) as connection:
             connection.send(bytes([native.number("PB_K_QUIET")]))
             while message := connection.recv(64 << 10):
                 if message[0] == native.number("PB_K_ENDED"):

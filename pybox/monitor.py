@@ -45,12 +45,13 @@ _GOOD_RUN = 10.0  # seconds; who ran for so long begins with the shortest pause 
 class Pipes:
     """The container's streams as the monitor holds them: a terminal's master, or three pipes. ``close`` closes what is left."""
 
-    def __init__(self, tty: bool, stdin: bool, to: tuple[int, int] | None, console: bool = False) -> None:
+    def __init__(self, tty: bool, stdin: bool, to: tuple[int, int] | None, client: int, console: bool = False) -> None:
         self.given: dict[str, int] = {}
         self._console = console  # hold the terminal's other end, too: an init opens its console now and then
         self.ours: dict[str, int] = {"stdin": -1, "stdout": -1, "stderr": -1}
         if tty:
             self.ours["socket"], self.given["terminal-socket"] = native.leash()
+            os.write(self.ours["socket"], _window(client))  # who makes the terminal finds its size waiting there
             return
         for name in ("stdout", "stderr"):
             self.ours[name], self.given[name] = os.pipe2(os.O_CLOEXEC)
@@ -99,7 +100,7 @@ def become(runtime: Runtime, what: Kept, claim: Claim, client: int = -1, owned: 
     leaves = [(verb, desk.named(path)) for verb, path in ready.plan.leaves()]
     leaves.append(("tree", kept.folder(runtime.dirs, claim.identity)))
     there = _has_written(f"{runtime.dirs.uppers}/{claim.identity}")  # it has run before, and what it wrote is kept
-    pipes = Pipes(spec.tty, what.stdin, owner(ready.given), console=spec.system)
+    pipes = Pipes(spec.tty, what.stdin, owner(ready.given), client, console=spec.system)
     journal, begun = -1, said < 0
     try:
         said_of_it = {**journal_of(ready, desk, what.name, leaves), **_said(what)}
@@ -154,6 +155,22 @@ def _record_failure(dirs: Dirs, what: Kept, error: BaseException) -> None:
         kept.end(dirs, what.identity, failed.to_json())
     except OSError:  # the disk is full, which is why it could not be launched
         undo("unlink", f"{kept.folder(dirs, what.identity)}/running")
+
+
+def _window(client: int) -> bytes:
+    """Return the rows and columns, as two uint16, that a client has announced; it is left for the monitor to read again."""
+    from socket import MSG_DONTWAIT, MSG_PEEK, socket
+
+    if client < 0:
+        return bytes(4)
+    peer = socket(fileno=client)
+    try:
+        message = peer.recv(16, MSG_PEEK | MSG_DONTWAIT)
+    except BlockingIOError:
+        message = b""
+    finally:
+        peer.detach()
+    return message[1:] if len(message) == 5 and message[0] == native.number("PB_K_SIZE") else bytes(4)
 
 
 def _said(what: Kept) -> dict[str, Json]:

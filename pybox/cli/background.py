@@ -7,9 +7,10 @@ import os
 from pybox import kept, lifecycle, listing, native, state, text
 from pybox.cli.options import RUN, Parsed, parse
 from pybox.cli.run import options_of, spec_of, sweep
-from pybox.console import DETACH_KEYS, Parting, Wish, attach, parse_keys
+from pybox.console import parse_keys
 from pybox.dirs import Dirs
 from pybox.errors import PyboxError, SpecError
+from pybox.joining import Parting, Wish, announce_size, attach
 from pybox.kept import Health, Kept
 from pybox.result import verdict
 from pybox.runtime import Runtime
@@ -91,7 +92,7 @@ def run(where: Dirs, parsed: Parsed) -> int:
     wish = Wish(
         stdin=not background and (parsed.has("interactive") or not what.spec.tty),
         tty=what.spec.tty,
-        keys=parse_keys(parsed.one("detach-keys") or DETACH_KEYS),
+        keys=parse_keys(parsed.one("detach-keys")),
     )
     if not background:
         what = what.replace(stdin=wish.stdin)
@@ -130,6 +131,8 @@ def _start(where: Dirs, what: Kept, wish: Wish, background: bool, card: int) -> 
     from socket import socket
 
     theirs, ours = (-1, -1) if background else native.leash()
+    if wish.tty and not background:
+        announce_size(ours)
     try:
         monitor = lifecycle.start(where, what.identity, theirs, owned=not background)
     finally:
@@ -151,7 +154,7 @@ def _start(where: Dirs, what: Kept, wish: Wish, background: bool, card: int) -> 
 def exit_status(where: Dirs, identity: str, parting: Parting) -> int:
     """Return what a shell is to be told: the command's exit status; 0 when we have left it. Says what the status alone does not."""
     if parting.detached:
-        return 0
+        return 128 + parting.by if parting.by else 0
     result = kept.result(where, identity) or {}
     if result.get("reason") in ("oom", "timeout"):
         os.write(2, f"pybox: {'out of memory' if result['reason'] == 'oom' else 'time-out'}: container killed\n".encode())

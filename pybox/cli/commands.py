@@ -107,8 +107,8 @@ COMMANDS = (
     Command(
         "explain",
         LOOK,
-        "explain [--format json|text] run ...",
-        "print the plan of a run, without running it",
+        "explain [--format json|text] run|exec ...",
+        "print the plan of a run or exec, without doing it",
         "explain",
         "explain",
     ),

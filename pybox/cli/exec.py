@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from pybox import entering, listing, live, native, text
-from pybox.cli.options import Option, parse
+from pybox.cli.options import Option, Parsed, parse
 from pybox.cli.run import Forwarder
 from pybox.dirs import Dirs
 from pybox.entering import Visit
@@ -13,6 +13,11 @@ from pybox.errors import SpecError, StateError
 from pybox.result import verdict
 from pybox.runtime import Runtime
 from pybox.steps.base import Desk
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from pybox.native import Child
+    from pybox.planner import Ready
 
 EXEC = (
     Option(("-i", "--interactive"), "", "pass stdin on"),
@@ -27,16 +32,15 @@ EXEC = (
 )
 
 
-def exec_(where: Dirs, words: list[str]) -> int:
-    """Run a command in a container; returns its exit status."""
-    parsed = parse(EXEC, words)
+def visit_of(parsed: Parsed) -> Visit:
+    """Return what the words ask for. Raises SpecError."""
     if len(parsed.rest) < 2:
         raise SpecError("exec", " ".join(parsed.rest), "needs a container and a command", "pybox exec web sh")
     env: dict[str, str] = {}
     for path in parsed.all("env-file"):
         env.update(text.read_env_file(path))
     env.update(pair for pair in map(text.parse_env, parsed.all("env")) if pair)
-    visit = Visit(
+    return Visit(
         args=tuple(parsed.rest[1:]),
         user=parsed.one("user") or "",
         workdir=parsed.one("workdir") or "",
@@ -45,69 +49,88 @@ def exec_(where: Dirs, words: list[str]) -> int:
         privileged=parsed.has("privileged"),
         detach=parsed.has("detach"),
     )
+
+
+def enter(where: Dirs, wanted: str) -> tuple[listing.Entry, int]:
+    """Return a container that can be entered and a pidfd of its process 1. Raises StateError."""
+    entry = listing.find(where, wanted)
+    if entry.status == "paused":
+        raise StateError(f"container {entry.identity} is paused", "`pybox unpause` lets it go on")
+    return entry, live.pidfd(entry)
+
+
+def exec_(where: Dirs, words: list[str]) -> int:
+    """Run a command in a container; returns its exit status."""
+    parsed = parse(EXEC, words)
+    visit = visit_of(parsed)
     stdin = parsed.has("interactive") and not visit.detach
     if visit.tty and stdin and not os.isatty(0):
         raise SpecError("tty", "", "stdin is not a terminal", "leave -t out to pass a pipe or file through")
     keys = parsed.one("detach-keys")
-    entry = listing.find(where, parsed.rest[0])
-    if entry.status == "paused":
-        raise StateError(f"container {entry.identity} is paused", "`pybox unpause` lets it go on")
-    runtime = Runtime(where)
-    process = live.pidfd(entry)
+    entry, process = enter(where, parsed.rest[0])
     assert entry.pid is not None
     try:
-        return _run(runtime, entry, entry.pid, process, visit, stdin, keys)
+        runtime = Runtime(where)
+        ready = entering.prepare(runtime, entry, entry.pid, visit)
+        runtime.make_once(ready.given)
+        desk = Desk(entry.identity, runtime.reuse)
+        try:
+            if visit.tty:
+                return _on_terminal(runtime, ready, desk, process, stdin, keys)
+            return _on_our_streams(runtime, ready, desk, process, stdin, visit.detach)
+        finally:
+            desk.close()
     finally:
         os.close(process)
 
 
-def _run(runtime: Runtime, entry: listing.Entry, pid: int, process: int, visit: Visit, stdin: bool, keys: str | None) -> int:
-    ready = entering.prepare(runtime, entry, pid, visit)
-    runtime.make_once(ready.given)
-    desk = Desk(entry.identity, runtime.reuse)
-    master = -1
-    fds = {"process": process}
-    ours = []
-    if visit.tty:
-        master, other = entering.terminal(pid, _owner(runtime, ready.given.account.uid))
-        ours += [master, other]
-        fds["terminal"] = other
-    else:
-        null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
-        ours.append(null)
-        fds.update(stdin=0 if stdin else null, stdout=null if visit.detach else 1, stderr=null if visit.detach else 2)
+def _on_our_streams(runtime: Runtime, ready: Ready, desk: Desk, process: int, stdin: bool, detach: bool) -> int:
+    null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
+    desk.fds["null"] = null  # closed with the desk
+    forwarder = None if detach else Forwarder()
+    streams = {"stdin": 0 if stdin else null, "stdout": null if detach else 1, "stderr": null if detach else 2}
+    child, leash = runtime.clone(ready, desk, {"process": process, **streams})
     try:
-        forwarder = Forwarder() if not (visit.tty or visit.detach) else None
-        child, _ = runtime.clone(ready, desk, fds)
-        if visit.tty:
-            os.close(ours.pop())
-        try:
-            if visit.detach:
-                return 0
-            if forwarder is not None:
-                forwarder.started(child, entry.identity)
-            elif _relay(child.pidfd, master, stdin, keys):
-                return 0
-            usage = native.wait(child.pid)
-            return verdict(usage.status, False, 0)[1]
-        finally:
-            if forwarder is not None:
-                forwarder.stop()
-            os.close(child.pidfd)
+        if forwarder is None:
+            return 0
+        forwarder.started(child, desk.identity)
+        return _status(child)
     finally:
-        desk.close()
-        for fd in ours:
-            os.close(fd)
+        if forwarder is not None:
+            forwarder.stop()
+        _let_go(child, leash)
 
 
-def _owner(runtime: Runtime, uid: int) -> int:
-    """Return the id that a user of the container has on the host, where the terminal is to be theirs."""
-    return uid if runtime.facts.root else -1
+def _on_terminal(runtime: Runtime, ready: Ready, desk: Desk, process: int, stdin: bool, keys: str | None) -> int:
+    from socket import recv_fds, socket
+
+    from pybox.console import parse_keys
+    from pybox.joining import Wish, relay, window
+
+    wish = Wish(stdin=stdin, tty=True, keys=parse_keys(keys))
+    ours, theirs = native.leash()
+    desk.fds["terminal-socket"] = theirs
+    with socket(fileno=ours) as connection:
+        connection.send(window())
+        child, leash = runtime.clone(ready, desk, {"process": process})
+        master = -1
+        try:
+            (master,) = recv_fds(connection, 1, 1)[1]
+            parting = relay(master, child.pidfd, wish)
+            if parting.detached:  # without us nobody holds the terminal: the command hears a hang-up
+                return 128 + parting.by if parting.by else 0
+            return _status(child)
+        finally:
+            if master >= 0:
+                os.close(master)
+            _let_go(child, leash)
 
 
-def _relay(pidfd: int, master: int, stdin: bool, keys: str | None) -> bool:
-    """Join the terminals until the command has ended; True when the person has left: then the command hears a hang-up."""
-    from pybox.console import DETACH_KEYS, Wish, parse_keys, relay
+def _status(child: Child) -> int:
+    return verdict(native.wait(child.pid).status, False, 0)[1]
 
-    wish = Wish(stdin=stdin, tty=True, keys=parse_keys(DETACH_KEYS if keys is None else keys))
-    return relay(master, pidfd, wish)
+
+def _let_go(child: Child, leash: int) -> None:
+    os.close(child.pidfd)
+    if leash >= 0:
+        os.close(leash)

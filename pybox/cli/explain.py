@@ -1,14 +1,16 @@
-"""`pybox explain run ...`: the plan of a run, printed from the very steps that `run` would walk. Nothing is executed."""
+"""`pybox explain run|exec ...`: the plan, printed from the very steps that `run` or `exec` would walk. Nothing is executed."""
 
 from __future__ import annotations
 
 import inspect
 import json
+import os
 
 from pybox.cli.options import RUN, Option, parse
 from pybox.cli.run import BACKGROUND, options_of, spec_of
 from pybox.dirs import Dirs
 from pybox.errors import SpecError
+from pybox.plan import Plan
 from pybox.runtime import Runtime
 from pybox.steps.base import HostStep, Step
 
@@ -43,13 +45,11 @@ def explain(where: Dirs, words: list[str]) -> int:
     form = parsed.one("format") or "text"
     if form not in ("json", "text"):
         raise SpecError("format", form, "must be json or text")
-    if parsed.rest[:1] != ["run"]:
-        raise SpecError("explain", " ".join(parsed.rest), "must be followed by a run", "pybox explain run -m 64M busybox true")
-    asked = parse(RUN, parsed.rest[1:])
-    spec, options = spec_of(asked), options_of(asked)
-    runtime = Runtime(where)
-    managed = any(asked.values.get(key) for key in BACKGROUND)  # then its groups count, and it can be started again
-    plan = runtime.planner.plan(spec, options.keep or managed, managed).plan
+    if parsed.rest[:1] not in (["run"], ["exec"]):
+        raise SpecError(
+            "explain", " ".join(parsed.rest), "must be followed by a run or exec", "pybox explain run -m 64M busybox true"
+        )
+    plan, image = (_run if parsed.rest[0] == "run" else _exec)(where, parsed.rest[1:])
     views = [view(*entry) for entry in plan.steps()]
     only = parsed.one("step")
     if only is not None:
@@ -59,7 +59,7 @@ def explain(where: Dirs, words: list[str]) -> int:
     if form == "json":
         document = {
             "schema": "pybox.plan/1",
-            "image": spec.image,
+            "image": image,
             "effective": dict(plan.effective),
             "steps": views,
         }
@@ -67,11 +67,31 @@ def explain(where: Dirs, words: list[str]) -> int:
     elif only is not None:
         print(_lesson(views[0]))
     else:
-        print(f"PLAN  {spec.image}: nothing was executed")
+        print(f"PLAN  {image}: nothing was executed")
         for option, how in plan.effective:
             print(f"      {option}: {how}")
         print(_table(views))
     return 0
+
+
+def _run(where: Dirs, words: list[str]) -> tuple[Plan, str]:
+    asked = parse(RUN, words)
+    spec, options = spec_of(asked), options_of(asked)
+    managed = any(asked.values.get(key) for key in BACKGROUND)  # then its groups count, and it can be started again
+    return Runtime(where).planner.plan(spec, options.keep or managed, managed).plan, spec.image
+
+
+def _exec(where: Dirs, words: list[str]) -> tuple[Plan, str]:
+    from pybox import entering
+    from pybox.cli.exec import EXEC, enter, visit_of
+
+    asked = parse(EXEC, words)
+    visit = visit_of(asked)
+    entry, process = enter(where, asked.rest[0])
+    os.close(process)
+    assert entry.pid is not None
+    ready = entering.prepare(Runtime(where), entry, entry.pid, visit)
+    return ready.plan, ready.given.image.name
 
 
 def _table(views: list[dict[str, Json]]) -> str:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 from time import monotonic
 
-from pybox import burial, console, kept, lifecycle, listing, monitor, native
+from pybox import burial, joining, kept, lifecycle, listing, monitor, native
 from pybox.cli.background import exit_status
 from pybox.cli.main import complain
 from pybox.cli.options import Option, Parsed, parse_anywhere
-from pybox.console import DETACH_KEYS, Wish, parse_keys
+from pybox.console import parse_keys
 from pybox.dirs import Dirs
 from pybox.errors import PyboxError, SpecError, StateError
+from pybox.joining import Wish
 from pybox.listing import Entry
 from pybox.spec import parse_signal
 from pybox.units import parse_seconds
@@ -82,10 +83,12 @@ def start(where: Dirs, words: list[str]) -> int:
         raise SpecError("start", " ".join(words), "attaches to one container at a time")
     entry = listing.find(where, words[0])
     what = listing.config(where, entry)
-    wish = Wish(parsed.has("interactive"), what.spec.tty, parse_keys(parsed.one("detach-keys") or DETACH_KEYS))
+    wish = Wish(parsed.has("interactive"), what.spec.tty, parse_keys(parsed.one("detach-keys")))
     if entry.alive:
         return _attach(where, entry, wish)
     theirs, ours = native.leash()
+    if what.spec.tty:
+        joining.announce_size(ours)
     try:
         process = lifecycle.start(where, entry.identity, theirs)
     finally:
@@ -95,7 +98,7 @@ def start(where: Dirs, words: list[str]) -> int:
     with socket(fileno=ours) as connection:
         if not process:  # another command was quicker
             return _attach(where, listing.find(where, entry.identity), wish)
-        parting = console.attach(connection, wish)
+        parting = joining.attach(connection, wish)
     if not parting.detached:
         os.waitpid(process, 0)
     return exit_status(where, entry.identity, parting)
@@ -172,8 +175,9 @@ def attach(where: Dirs, words: list[str]) -> int:
     wish = Wish(
         stdin=not parsed.has("no-stdin") and what is not None and what.stdin,
         tty=what is not None and what.spec.tty,
-        keys=parse_keys(parsed.one("detach-keys") or DETACH_KEYS),
+        keys=parse_keys(parsed.one("detach-keys")),
         proxy=parsed.one("sig-proxy") != "false",
+        redraw=True,
     )
     return _attach(where, entry, wish)
 
@@ -183,8 +187,8 @@ def _attach(where: Dirs, entry: Entry, wish: Wish) -> int:
         raise StateError(f"container {entry.identity} is paused", "`pybox unpause` lets it go on")
     if entry.status == "restarting":
         raise StateError(f"container {entry.identity} is restarting", "wait until it runs")
-    with console.connect(entry.path) as connection:
-        parting = console.attach(connection, wish)
+    with joining.connect(entry.path) as connection:
+        parting = joining.attach(connection, wish)
     if not parting.detached:
         listing.wait_for_owner(entry.path, 10)
     return exit_status(where, entry.identity, parting)

@@ -59,7 +59,7 @@ def candidates(name: str, env: tuple[str, ...]) -> tuple[str, ...]:
 
 def steps(given: Inputs) -> Iterator[ChildStep]:
     """Yield the streams and the leash; after them no fd of the host's is left."""
-    yield from streams(given.spec.tty, control=not given.spec.system)
+    yield from streams(given.spec.tty, control=not (given.spec.init or given.spec.system))
     yield SetUmask(0o022)
     # in the host's PID namespace the kernel does not end the others with process 1: pybox-init must live to do it
     killer = given.spec.init and given.spec.pid == "host"
@@ -74,10 +74,11 @@ def steps(given: Inputs) -> Iterator[ChildStep]:
     yield CloseFds(6 if killer else 5 if given.spec.init else 3)
 
 
-def streams(tty: bool, control: bool = True) -> Iterator[ChildStep]:
+def streams(tty: bool, *, control: bool) -> Iterator[ChildStep]:
     """Yield the placing of stdin, stdout and stderr: three of the caller's, or one terminal.
 
-    ``control`` False leaves the terminal without a session: an init opens it for whom it starts, and must not be hung up by it.
+    ``control``: make it the session's. pybox-init does that by itself, and the init of a system container opens the terminal for
+    whom it starts, and must not be hung up by it.
     """
     for fd, name in enumerate(("stdin", "stdout", "stderr")):
         yield PlaceFd("terminal" if tty else name, fd)
@@ -87,12 +88,12 @@ def streams(tty: bool, control: bool = True) -> Iterator[ChildStep]:
         yield ControlTerminal()
 
 
-def last_steps(given: Inputs) -> Iterator[ChildStep]:
-    """Yield the exec, through pybox-init or not."""
+def last_steps(given: Inputs, how: str = "") -> Iterator[ChildStep]:
+    """Yield the exec, through pybox-init or not; ``how``: see BecomeInit."""
     args, env = words(given), environment(given)
     paths = candidates(args[0], env)
     if given.spec.init:
-        yield BecomeInit(paths, args)
+        yield BecomeInit(paths, args, how=("t" if given.spec.tty else "") + how)
     said = {name for name, _ in given.spec.env} | {entry.partition("=")[0] for entry in given.image.config.env}
     named = given.spec.uts == "private" and not given.spec.hostname and "HOSTNAME" not in said
     yield Exec(paths, args, env, named)

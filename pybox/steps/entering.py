@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 from pybox.steps.base import ChildStep, Desk, HostStep, flags_text
+from pybox.steps.places import OpenTarget
 from pybox.steps.process import KINDS
 
 TYPE_CHECKING = False
@@ -73,3 +74,33 @@ class EnterNamespaces(ChildStep):
 
     def check(self, seen: Seen) -> bool:
         return all(seen.private(kind) for kind in self.kinds)
+
+
+class OpenWorkdir(OpenTarget):
+    """Open the working directory inside the root. In a container that runs nothing is made by the way: it must be there."""
+
+    def lower(self, table: Table) -> None:
+        table.row("PB_TARGET", a=table.text(self.path), out=table.slot(self.slot))
+
+
+class HideMemory(ChildStep):
+    """Forbid everybody without rights over the host to look into this process; ptrace(2).
+
+    From its birth in the container's PID namespace until its exec it is a part of pybox that the container can name: its memory
+    is pybox's, its /proc/PID/exe the host's Python (CVE-2016-9962, CVE-2019-5736). A plain user's container has that user's id.
+    """
+
+    call: ClassVar[str] = "prctl"
+    man: ClassVar[str] = "prctl(2)"
+
+    def describe(self) -> str:
+        return "hide its memory until it is the command"
+
+    def calls(self) -> tuple[str, ...]:
+        return ("prctl(PR_SET_DUMPABLE, SUID_DUMP_DISABLE)",)
+
+    def lower(self, table: Table) -> None:
+        table.row("PB_PRCTL", x=table.number("PR_SET_DUMPABLE"))
+
+    def check(self, seen: Seen) -> bool:
+        return bool(seen.file("status"))  # exec makes it dumpable again

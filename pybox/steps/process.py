@@ -305,15 +305,16 @@ class BecomeInit(ChildStep):
     paths: tuple[str, ...]
     args: tuple[str, ...]
     slot: str = "program"
+    how: str = ""  # letters for pybox-init, see csrc/init.c: the command gets a terminal, it is a visitor's
 
     def describe(self) -> str:
-        return "become pybox-init, process 1"
+        return "become pybox-init, to start the command" if "v" in self.how else "become pybox-init, process 1"
 
     def calls(self) -> tuple[str, ...]:
         return (f'execveat(<{self.slot}>, "", {_argv(self._argv())}, ..., AT_EMPTY_PATH)',)
 
     def _argv(self) -> tuple[str, ...]:
-        return ("pybox-init", str(len(self.paths)), *self.paths, *self.args)
+        return ("pybox-init", f"{self.how}{len(self.paths)}", *self.paths, *self.args)
 
     def lower(self, table: Table) -> None:
         argv = self._argv()

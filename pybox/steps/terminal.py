@@ -32,7 +32,9 @@ class OpenTerminal(ChildStep):
 
     def calls(self) -> tuple[str, ...]:
         return (
-            'openat(AT_FDCWD, "/dev/pts/ptmx", O_RDWR|O_NOCTTY|O_CLOEXEC)',
+            'openat2(AT_FDCWD, "/dev/pts/ptmx", {flags=O_RDWR|O_NOCTTY|O_NONBLOCK|O_CLOEXEC, resolve=RESOLVE_NO_SYMLINKS}, 24)',
+            "recvfrom(<terminal-socket>, ..., 4, MSG_DONTWAIT, NULL, NULL)",
+            "ioctl(<fd>, TIOCSWINSZ, {ws_row=..., ws_col=..., ws_xpixel=0, ws_ypixel=0})",
             "ioctl(<fd>, TIOCSPTLCK, [0])",
             "ioctl(<fd>, TIOCGPTPEER, O_RDWR|O_NOCTTY|O_CLOEXEC)",
             f"fchown(<{self.slot}>, {self.uid}, -1)",

@@ -59,7 +59,7 @@ def trace(folder: Path, words: tuple[str, ...], names: set[str]) -> tuple[list[s
     log = folder / "trace"
     traced = ",".join(sorted(names | {"clone3", "fcntl"}))
     command = ["strace", "-f", "-s", "65536", "-o", str(log), "-e", f"trace={traced}", "-e", "signal=none"]
-    done = subprocess.run([*command, sys.executable, "-m", "pybox", "run", *words], check=False, capture_output=True)
+    done = subprocess.run([*command, sys.executable, "-m", "pybox", *words], check=False, capture_output=True)
     assert done.returncode == 0, done.stderr
     lines, threaded, pybox, unfinished = [], [], "", {}
     threads = set(re.findall(r"parent_tid=\[(\d+)\]", log.read_text()))  # what the C library asks of clone3, and pybox does not
@@ -97,7 +97,7 @@ def test_the_plan_is_what_strace_sees(store: object, words: tuple[str, ...], tmp
     names = {call.partition("(")[0] for call in (*beforehand, *planned)}
     assert not names & set(BOOKKEEPING.split())
     try:
-        threaded, seen = trace(tmp_path, words, names)
+        threaded, seen = trace(tmp_path, ("run", *words), names)
     finally:
         cli("rm", *cli("ps", "-a", "-q").stdout.split())
     userns = next((n for n, call in enumerate(seen) if "CLONE_NEWUSER" in call and call.startswith("clone3(")), None)
@@ -105,6 +105,40 @@ def test_the_plan_is_what_strace_sees(store: object, words: tuple[str, ...], tmp
         assert any("CLONE_NEWUSER" in call for step in plan["steps"] if step["side"] == "host" for call in step["calls"])
         seen = seen[next(n for n, call in enumerate(seen[userns + 1 :], userns + 1) if call.startswith("clone3(")) :]
     assert len(threaded) == len(beforehand) and all(map(same, beforehand, threaded)), threaded
+    follows(planned, seen)
+
+
+EXECS = {
+    "default": ((), ("box", "/bin/true")),
+    "limits": (("-m", "64M", "--oom-score-adj", "5"), ("box", "/bin/true")),
+    "user namespace": (("--userns",), ("box", "/bin/true")),
+    "rights": (("--ulimit", "nofile=64:64"), ("-u", "alice", "-w", "/tmp", "-e", "A=b", "box", "/bin/true")),
+    "terminal": ((), ("-t", "box", "/bin/true")),
+    "terminal, user namespace": (("--userns",), ("-t", "-u", "alice", "box", "/bin/true")),
+    "privileged": ((), ("--privileged", "box", "/bin/true")),
+    "detached": ((), ("-d", "box", "/bin/true")),
+    "watched": (("--cap-add", "SYS_PTRACE"), ("-t", "box", "/bin/true")),
+    "everything shared": (("--pid", "host", "--ipc", "host", "--uts", "host"), ("box", "/bin/true")),
+}
+
+
+@pytest.mark.parametrize(("options", "words"), EXECS.values(), ids=EXECS.keys())
+def test_the_plan_of_an_exec_is_what_strace_sees(
+    store: object, options: tuple[str, ...], words: tuple[str, ...], tmp_path: Path
+) -> None:
+    started = cli("run", "-d", "--name", "box", *options, "busybox", "sleep", "100000")
+    if "cannot enforce" in started.stderr:
+        pytest.skip(started.stderr)
+    try:
+        plan = json.loads(cli("explain", "--format", "json", "exec", *words).stdout)
+        planned = [call for step in plan["steps"] if step["side"] == "inside" for call in step["calls"]]
+        follows(planned, trace(tmp_path, ("exec", *words), {call.partition("(")[0] for call in planned})[1])
+    finally:
+        cli("rm", "-f", "box")
+
+
+def follows(planned: list[str], seen: list[str]) -> None:
+    """Fail unless the calls that were seen are those that were planned, in order."""
     position = 0
     for call in planned:
         while position < len(seen) and seen[position].startswith("fcntl(") and not same(call, seen[position]):

@@ -32,7 +32,7 @@ LAYERS = (
     "inspection",
     "files",
     "runtime",
-    "api console entering monitor",
+    "api console joining entering monitor",
     "process",
     "aio",
     "jobs",

@@ -111,6 +111,7 @@ VARIANTS: dict[str, Inputs] = {
     "upper on disk": inputs(PLAIN.replace(upper="disk")),
     "no init": inputs(PLAIN.replace(init=False)),
     "terminal": inputs(PLAIN.replace(tty=True)),
+    "terminal, no init": inputs(PLAIN.replace(tty=True, init=False)),
     "looked after": inputs(keep_upper=True, managed=True),
     "looked after, hybrid": inputs(facts=ROOT.replace(cgroups=HYBRID), keep_upper=True, managed=True),
     "unconfined": inputs(PLAIN.replace(seccomp="unconfined", no_new_privs=False, cap_add=("ALL",)), filter=b""),
@@ -424,7 +425,8 @@ def test_each_kind_of_step_is_a_lesson_with_a_page_to_read(kind: type[Step]) -> 
 
 def test_every_kind_of_step_is_in_some_plan_of_this_file() -> None:
     used = {type(step) for given in VARIANTS.values() for _, _, step in make(given).steps()}
-    used |= {entering.EnterNamespaces, entering.OpenGroup}  # those of an exec: tests/system/test_exec.py
+    # those of an exec: test_entering.py
+    used |= {entering.EnterNamespaces, entering.OpenGroup, entering.HideMemory, entering.OpenWorkdir}
     assert {kind.__name__ for kind in STEP_CLASSES} - {kind.__name__ for kind in used} == set()
 
 
