@@ -42,6 +42,7 @@ class Options(Record):
     stdout: Sink | None = None  # instead of capturing or passing it through
     stderr: Sink | None = None
     stdin: Sink | None = None
+    woken: int = -1  # an fd that becomes readable when a signal has come, see supervise.await_end
 
 
 class Runtime:
@@ -161,7 +162,7 @@ class Running:
         """Serve its streams until it has ended, and settle. An exception in between kills it, and passes through."""
         assert self.streams is not None
         try:
-            end = supervise.follow(self.child, self.streams, self._leash, self._options.timeout, self.kill)
+            end = supervise.follow(self.child, self.streams, self._leash, self._options.timeout, self.kill, self._options.woken)
         except BaseException:
             self._close()
             self._clean(keep=False)

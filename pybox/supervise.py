@@ -154,18 +154,20 @@ class Lines:
             self._call(rest)
 
 
-def follow(child: native.Child, streams: Streams, leash: int, timeout: float | None, kill: Callable[[], None]) -> End:
+def follow(
+    child: native.Child, streams: Streams, leash: int, timeout: float | None, kill: Callable[[], None], woken: int = -1
+) -> End:
     """Serve the streams until the command has ended, kill the container when its time is over, and reap it.
 
     Captured output is read to its end before this returns: nothing that a short-lived command wrote is lost. An exception
-    (KeyboardInterrupt, a signal handler's) kills the container too, and is passed on when it is gone.
+    (KeyboardInterrupt, a signal handler's) kills the container too, and is passed on when it is gone. ``woken``: see await_end.
     """
     deadline = None if timeout is None else child.report.begun / 1e9 + timeout
     timed_out = False
     reaped = False
     try:
-        if deadline is not None or streams.readers or streams.writer >= 0:
-            timed_out = not _serve(child.pidfd, streams, deadline)
+        if deadline is not None or streams.readers or streams.writer >= 0 or woken >= 0:
+            timed_out = not _serve(child.pidfd, streams, deadline, woken)
             if timed_out:
                 kill()
         usage = native.wait(child.pid)
@@ -216,10 +218,25 @@ def _own_peak() -> int:
     return getrusage(RUSAGE_SELF).ru_maxrss * 1024
 
 
-def _serve(pidfd: int, streams: Streams, deadline: float | None) -> bool:
+def await_end(pidfd: int, woken: int) -> None:
+    """Wait until a process has ended; it still has to be reaped.
+
+    ``woken`` is the fd that signals write to, signal.set_wakeup_fd: one that comes between Python's last look for signals and
+    the wait would else not be heard before the process ends by itself.
+    """
+    watch = poll()
+    watch.register(pidfd, POLLIN)
+    watch.register(woken, POLLIN)
+    while all(fd != pidfd for fd, _ in watch.poll()):
+        os.read(woken, 64)  # its handler has run by now
+
+
+def _serve(pidfd: int, streams: Streams, deadline: float | None, woken: int) -> bool:
     """Move bytes until the process has ended; False when the deadline came first."""
     watch = poll()
     watch.register(pidfd, POLLIN)
+    if woken >= 0:
+        watch.register(woken, POLLIN)
     for fd in streams.readers:
         watch.register(fd, POLLIN)
     if streams.writer >= 0:
@@ -232,6 +249,8 @@ def _serve(pidfd: int, streams: Streams, deadline: float | None) -> bool:
         for fd, event in watch.poll(left):
             if fd == pidfd:
                 ended = True
+            elif fd == woken:
+                os.read(woken, 64)  # its handler has run by now
             elif fd == streams.writer:
                 _push(streams, watch, event)
             elif not _pull(streams, fd):

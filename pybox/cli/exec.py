@@ -13,6 +13,7 @@ from pybox.errors import SpecError, StateError
 from pybox.result import verdict
 from pybox.runtime import Runtime
 from pybox.steps.base import Desk
+from pybox.supervise import await_end
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -94,6 +95,7 @@ def _on_our_streams(runtime: Runtime, ready: Ready, desk: Desk, process: int, st
         if forwarder is None:
             return 0
         forwarder.started(child, desk.identity)
+        await_end(child.pidfd, forwarder.woken)
         return _status(child)
     finally:
         if forwarder is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from _signal import SIG_DFL, SIG_IGN, getsignal, pidfd_send_signal, signal
+from _signal import SIG_DFL, SIG_IGN, getsignal, pidfd_send_signal, set_wakeup_fd, signal
 
 from pybox import fastjson, state, text
 from pybox.cli.options import RUN, Parsed, parse
@@ -123,6 +123,8 @@ class Forwarder:
 
     def __init__(self) -> None:
         self._pidfd = -1
+        self.woken, self._waker = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        set_wakeup_fd(self._waker, warn_on_full_buffer=False)
         self._early: list[int] = []
         for number in FORWARDED.values():
             if getsignal(number) != SIG_IGN:  # nohup(1) and the like: what pybox is told to ignore, the container does not hear
@@ -148,6 +150,9 @@ class Forwarder:
         for number in FORWARDED.values():
             if getsignal(number) == self._forward:
                 signal(number, SIG_DFL)
+        set_wakeup_fd(-1)
+        os.close(self.woken)
+        os.close(self._waker)
 
 
 def run(where: Dirs, words: list[str]) -> int:
@@ -171,7 +176,7 @@ def run(where: Dirs, words: list[str]) -> int:
         runtime = Runtime(where)
         sweep(runtime)
         try:
-            result = runtime.run(spec, options, forwarder.started)
+            result = runtime.run(spec, options.replace(woken=forwarder.woken), forwarder.started)
         finally:
             forwarder.stop()
     except PyboxError as error:

@@ -38,6 +38,15 @@ def test_signals_are_passed_on_to_the_command(init: str) -> None:
         assert process.wait(TIMEOUT) == 7
 
 
+def test_a_signal_that_comes_as_the_wait_begins_is_not_held_back() -> None:
+    """Between Python's last look for signals and its wait is a moment in which only a wake-up fd is heard."""
+    for _ in range(40):
+        with start("run", "--rm", "busybox", "inside", "signals") as process:
+            assert line(process) == "ready"
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(20) == 7
+
+
 def test_a_command_without_handlers_is_ended_by_term_under_init() -> None:
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         with start("run", "--rm", "busybox", "sh", "-c", "echo up; exec sleep 1000") as process:
