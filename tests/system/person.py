@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pty
 import select
+import signal
 import struct
 import subprocess
 import termios
@@ -15,6 +16,13 @@ from types import TracebackType
 from harness import PYBOX, TIMEOUT, children
 
 PROMPT = "/ # "
+
+
+def _sit_down() -> None:
+    """Take the terminal as a login would: it controls the session, and no signal is ignored, as a background job's would be."""
+    ioctl(0, termios.TIOCSCTTY, 0)
+    for number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT):
+        signal.signal(number, signal.SIG_DFL)
 
 
 class Person:
@@ -32,7 +40,7 @@ class Person:
             stdout=self.slave,
             stderr=self.slave,
             start_new_session=True,
-            preexec_fn=lambda: ioctl(0, termios.TIOCSCTTY, 0),
+            preexec_fn=_sit_down,
         )
 
     def __enter__(self) -> Person:
