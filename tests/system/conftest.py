@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +17,17 @@ from pybox.image.importing import import_
 from pybox.image.model import ImageConfig
 
 PR_SET_CHILD_SUBREAPER = 36
+
+
+def pytest_configure() -> None:
+    """Ignore no signal, whoever starts the tests (nohup, a shell's background job): pybox does not pass on what it is told to ignore."""
+    for number, handler in (
+        (signal.SIGHUP, signal.SIG_DFL),
+        (signal.SIGINT, signal.default_int_handler),
+        (signal.SIGQUIT, signal.SIG_DFL),
+    ):
+        if signal.getsignal(number) == signal.SIG_IGN:
+            signal.signal(number, handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
