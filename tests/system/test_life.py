@@ -259,7 +259,7 @@ def test_after_a_reboot_all_is_listed_named_and_started_as_its_policy_says(store
 
 
 def test_twenty_commands_on_one_container_at_once_leave_it_whole(store: dirs.Dirs) -> None:
-    background("--name", "one", "busybox", "sleep", "60")
+    background("--name", "one", "busybox", "sleep", "20")
     identity = seen("one").identity
     words = [("stop", "-t", "0"), ("start",), ("kill",), ("restart", "-t", "0"), ("wait",)]
     with ThreadPoolExecutor(20) as pool:
