@@ -10,6 +10,7 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -78,6 +79,8 @@ static void hold(void *arg)
 {
 	char *const argv[] = {"pybox-init", NULL}, *const envp[] = {NULL};
 
+	/* before exec, or who is killed meanwhile would leave it behind for ever */
+	prctl(PR_SET_PDEATHSIG, SIGKILL);
 	/* exec gives it a memory of its own, dumpable: newuidmap(1) and the caller may then write its id maps */
 	syscall(SYS_execveat, *(int *)arg, "", argv, envp, AT_EMPTY_PATH);
 	_exit(125);

@@ -16,7 +16,7 @@ from pybox.record import Record
 from pybox.steps.base import ChildStep, Desk
 from pybox.steps.mounts import MapLayer, MountKernelFs, MountOverlay, PrivateMounts
 from pybox.steps.places import GoTo, MakeDirectory
-from pybox.steps.process import Clone, EnterUserNamespace, Exec
+from pybox.steps.process import CheckLeash, Clone, DieWithParent, EnterUserNamespace, Exec
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -95,12 +95,17 @@ def _hold(given: Inputs, identity: str, rows: tuple[ChildStep, ...]) -> Held:
     # root maps the layers from outside; a plain user has the right to mount only as a citizen
     citizen = given.userns and not given.facts.root
     birth = (Clone(()), EnterUserNamespace(), Clone(("CLONE_NEWNS",), sibling=True)) if citizen else (Clone(("CLONE_NEWNS",)),)
-    plan = (*birth, *rows, Exec((_INIT,), ("pybox-init",), ()))
+    # pybox-init sees to it too that it dies with us, but only when it has come so far
+    plan = (*birth, *rows, DieWithParent(), CheckLeash(), Exec((_INIT,), ("pybox-init",), ()))
     table = native.Table()
     for each in plan:
         each.lower(table)
     userns = desk.fds.get("userns", -1)
-    child = native.launch(table.program(), identity, desk.fds, (-1, -1), False)
+    owner = os.pidfd_open(os.getpid())
+    try:
+        child = native.launch(table.program(), identity, {**desk.fds, "owner": owner}, (-1, -1), False)
+    finally:
+        os.close(owner)
     if isinstance(child, native.Failure):
         from pybox.failures import launch_error
 
