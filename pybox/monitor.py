@@ -238,6 +238,10 @@ def _exec(
         "PB_M_DEADLINE": 0 if what.timeout is None else begun + round(what.timeout * 1000),
         "PB_M_STOP": parse_signal(what.spec.stop_signal) if what.spec.stop_signal else 15,
     }
+    try:  # who is told that it runs may ask for its log at once
+        os.close(os.open(f"{kept.folder(dirs, what.identity)}/log", os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600))
+    except OSError:  # a full disk: the monitor tries again at the first line
+        pass
     if said >= 0:
         try:
             os.write(said, b"started")
