@@ -59,7 +59,7 @@ static long clone3_call(struct clone_args *args, void (*start)(void *), void *ar
 	return ret;
 }
 
-long pb_clone3(uint64_t flags, int exit_signal, int cgroup, void *stack, size_t size, void (*start)(void *), void *arg)
+long pb_clone3(uint64_t flags, int exit_signal, int cgroup, int32_t *pid, void *stack, void (*start)(void *), void *arg)
 {
 	struct clone_args args;
 
@@ -67,7 +67,11 @@ long pb_clone3(uint64_t flags, int exit_signal, int cgroup, void *stack, size_t 
 	args.flags = flags;
 	args.exit_signal = (unsigned)exit_signal;
 	args.stack = (uintptr_t)stack;
-	args.stack_size = size;
+	args.stack_size = PB_STACK;
+	if (pid) {
+		args.flags |= CLONE_PARENT_SETTID;
+		args.parent_tid = (uintptr_t)pid;
+	}
 	if (cgroup >= 0) {
 		args.flags |= CLONE_INTO_CGROUP;
 		args.cgroup = (unsigned)cgroup;
@@ -96,7 +100,7 @@ int pb_holder(uint64_t flags, int program)
 		return -ENOMEM;
 	sigfillset(&all);
 	pthread_sigmask(SIG_BLOCK, &all, &before);
-	pid = pb_clone3(flags | CLONE_VM | CLONE_VFORK | CLONE_CLEAR_SIGHAND, SIGCHLD, -1, stack, PB_STACK, hold, &program);
+	pid = pb_clone3(flags | CLONE_VM | CLONE_VFORK | CLONE_CLEAR_SIGHAND, SIGCHLD, -1, NULL, stack, hold, &program);
 	pthread_sigmask(SIG_SETMASK, &before, NULL);
 	free(stack);
 	return (int)pid;

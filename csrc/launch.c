@@ -51,20 +51,20 @@ static void start_walk(void *arg)
 }
 
 /* The second clone of a run with a user namespace: this process has entered it and makes the other namespaces as its citizen.
- * CLONE_PARENT makes the child our sibling, so the caller is its parent and waits for it. */
+ * CLONE_PARENT makes the child our sibling, so the caller is its parent and waits for it. Its pid is told by the kernel: who is
+ * killed here, with its control group perhaps, tells nobody anything, and a zombie that nobody knows of holds its namespaces. */
 static _Noreturn void hand_over(struct pb_walk *walk, const struct pb_row *row)
 {
 	long pid;
 
 	walk->report->done[walk->next] = pb_now();
 	walk->next++;
-	pid = pb_clone3(row->x | CLONE_PARENT | CLONE_VM | CLONE_VFORK | CLONE_CLEAR_SIGHAND, 0, -1, walk->stack[1], PB_STACK, start_walk,
-			walk);
+	pid = pb_clone3(row->x | CLONE_PARENT | CLONE_VM | CLONE_VFORK | CLONE_CLEAR_SIGHAND, 0, -1, &walk->report->pid, walk->stack[1],
+			start_walk, walk);
 	if (pid < 0) {
 		walk->next--;
 		fail(walk, (int)-pid);
 	}
-	walk->report->pid = (int32_t)pid;
 	_exit(0);
 }
 
@@ -138,10 +138,31 @@ static void dumpable_restore(void)
 	pthread_mutex_unlock(&dumpable_lock);
 }
 
-static void reap(int pid)
+static int reap(int pid)
 {
-	while (waitpid(pid, NULL, __WALL) < 0 && errno == EINTR)
+	int status = 0;
+
+	while (waitpid(pid, &status, __WALL) < 0 && errno == EINTR)
 		;
+	return status;
+}
+
+/* The process that only entered the namespaces and handed over has ended: returns the pid of the one it made, 0 if there is none. */
+static int take_over(int first, const struct pb_row *rows, struct pb_report *report)
+{
+	uint32_t clone = 1;
+
+	if (!WIFSIGNALED(reap(first)))
+		return report->pid;
+	/* killed: the other one, if it was made, may still be on its way, and in our memory */
+	if (report->pid > 0)
+		kill(report->pid, SIGKILL);
+	while (rows[clone].op != PB_CLONE)
+		clone++;
+	if (report->index < 0 || (uint32_t)report->index > clone)
+		report->index = (int32_t)clone;
+	report->error = EINTR;
+	return report->pid;
 }
 
 /* pybox-init says whether the command could be executed; the errno of a failed exec is reported like that of any row. */
@@ -182,6 +203,7 @@ int pb_launch(const struct pb_row *rows, uint32_t count, const char *blob, struc
 		two_clones |= rows[i].op == PB_CLONE;
 	report->index = 0;
 	report->error = ENOMEM;
+	report->pid = 0;
 	report->pidfd = -1;
 	walk.words = resolve_words(rows, count, blob);
 	walk.stack[0] = malloc(PB_STACK * (two_clones ? 2 : 1));
@@ -194,7 +216,7 @@ int pb_launch(const struct pb_row *rows, uint32_t count, const char *blob, struc
 	dumpable_keep();
 	report->begun = pb_now();
 	pid = pb_clone3(rows[0].x | CLONE_VM | CLONE_VFORK | CLONE_CLEAR_SIGHAND, SIGCHLD, rows[0].fd >= 0 ? report->slots[rows[0].fd] : -1,
-			walk.stack[0], PB_STACK, start_walk, &walk);
+			NULL, walk.stack[0], start_walk, &walk);
 	dumpable_restore();
 	if (leash[1] >= 0)
 		close(leash[1]); /* or the death of pybox-init would go unheard */
@@ -203,11 +225,8 @@ int pb_launch(const struct pb_row *rows, uint32_t count, const char *blob, struc
 		pthread_sigmask(SIG_SETMASK, &before, NULL);
 		goto out;
 	}
-	if (two_clones) {
-		reap((int)pid); /* it only entered the user namespace and handed over */
-		pid = report->pid;
-	}
-	report->pid = (int32_t)pid;
+	report->pid = two_clones ? take_over((int)pid, rows, report) : (int32_t)pid;
+	pid = report->pid;
 	if (pid > 0) /* it may have died, but nobody has reaped it: the number is still its own */
 		report->pidfd = (int)syscall(SYS_pidfd_open, pid, 0);
 	failed = report->index >= 0;

@@ -192,7 +192,8 @@ struct pb_walk {
 };
 
 _Noreturn void pb_walk_rows(struct pb_walk *walk);
-long pb_clone3(uint64_t flags, int exit_signal, int cgroup, void *stack, size_t size, void (*start)(void *), void *arg);
+/* The kernel writes the pid to *pid (NULL: nowhere) before the child takes its first step. */
+long pb_clone3(uint64_t flags, int exit_signal, int cgroup, int32_t *pid, void *stack, void (*start)(void *), void *arg);
 uint64_t pb_now(void);
 int pb_loopback_up(int socket);
 

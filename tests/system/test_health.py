@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import random
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -184,3 +186,33 @@ def test_many_checks_leave_nothing_behind(box) -> None:
     groups = dict(listing.find(dirs.current(), identity).groups)
     if "" in groups:
         assert not [name for name in os.listdir(groups[""]) if os.path.isdir(f"{groups['']}/{name}")]
+
+
+def test_a_check_that_is_killed_at_any_moment_leaves_no_zombie_that_would_hold_its_container(box) -> None:
+    """Neither of the two processes of its start tells the other's number any more when the group of both is killed."""
+    identity = box("--health-cmd", "true", *SELDOM, "busybox", "sleep", "1000")
+    group = dict(listing.find(dirs.current(), identity).groups).get("")
+    if group is None:
+        pytest.skip("no control group of cgroup v2 to kill")
+    children = Path(f"/proc/self/task/{os.getpid()}/children")
+    before, over = children.read_text(), threading.Event()
+
+    def killer() -> None:
+        while not over.wait(random.uniform(0, 0.003)):
+            try:
+                Path(f"{group}/pybox-check/cgroup.kill").write_text("1")
+            except OSError:
+                pass  # between two checks
+
+    thread = threading.Thread(target=killer)
+    thread.start()
+    try:
+        killed = 0
+        for _ in range(100):
+            made = ask(identity)
+            killed += made is not None and made.exit_code != 0
+            assert children.read_text() == before
+    finally:
+        over.set()
+        thread.join()
+    assert killed

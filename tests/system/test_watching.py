@@ -313,8 +313,9 @@ def test_events_tell_of_a_pause_and_of_running_out_of_memory() -> None:
                 with meanwhile(verb, identity):
                     assert told(watcher, verb) == [(verb, None)]
         told(watcher, "destroy")
-        with meanwhile("run", "--rm", *words, f"inside eat {256 * MIB}; sleep 0.3; exit 3"):
-            assert [kind for kind, _ in told(watcher, "destroy")] == ["create", "start", "oom", "die", "destroy"]
+        with background(*words, f"inside eat {256 * MIB}; sleep 1000; true"):
+            assert [kind for kind, _ in told(watcher, "oom")] == ["create", "start", "oom"]
+        assert [kind for kind, _ in told(watcher, "destroy")] == ["die", "destroy"]
 
 
 def test_events_are_printed_as_they_happen_until_an_interrupt() -> None:
