@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 KINDS = ("create", "start", "oom", "pause", "unpause", "die", "destroy")
 _FILES = CREATE | MODIFY | CLOSE_WRITE | MOVED_TO
+_AGAIN = 0.02  # seconds: a v1 memory group rings before it counts
 _PATIENCE = 1.0  # seconds that an owner has to write how its container ended; it may be dead itself
 
 
@@ -72,6 +73,7 @@ class _Known:
         self.ended = 0.0  # monotonic() when process 1 was seen to be dead
         self.ooms = 0
         self.alarm = -1  # an eventfd that a v1 memory group rings
+        self.rung = 0.0  # monotonic() when it did, until the kill has been counted
 
 
 class Watcher:
@@ -118,6 +120,8 @@ class Watcher:
             if left is not None and left <= 0:
                 break
             waits = [known.ended + _PATIENCE - monotonic() for known in self._known.values() if known.ended and not known.dead]
+            if any(known.rung for known in self._known.values()):
+                waits.append(_AGAIN)
             if waits:
                 left = max(0.01, min(waits) if left is None else min(left, *waits))
             for fd, _ in self._poll.poll(None if left is None else left * 1000 + 1):
@@ -125,6 +129,9 @@ class Watcher:
                     self._hear()
                 elif fd in self._fds:
                     self._ring(self._fds[fd], fd)
+            for known in self._known.values():
+                if known.rung:
+                    self._look_at_groups(known)
             self._look_after_the_dead()
         told, self._new = self._new, []
         return told
@@ -170,7 +177,7 @@ class Watcher:
     def _ring(self, known: _Known, fd: int) -> None:
         if fd == known.alarm:
             os.eventfd_read(fd)
-            self._look(known)
+            known.rung = monotonic()
         else:
             self._poll.unregister(fd)  # readable for ever from now on
             known.ended = monotonic()
@@ -216,7 +223,7 @@ class Watcher:
         if known.pid and not known.dead:  # started again before anybody had written how it ended
             self._died(known, *_status(known))
         self._release(known)
-        known.pid, known.dead, known.paused, known.ended, known.ooms = pid, False, False, 0.0, 0
+        known.pid, known.dead, known.paused, known.ended, known.ooms, known.rung = pid, False, False, 0.0, 0, 0.0
         entry = listing.Entry(known.identity, "", known.path, "running", pid, known.journal, None)
         known.groups = entry.groups
         try:
@@ -251,13 +258,16 @@ class Watcher:
 
     def _look_at_groups(self, known: _Known) -> None:
         if not known.pid or known.dead:
+            known.rung = 0.0
             return
         for controller, path in known.groups:
             if controller in ("", "memory"):
                 counts = keyed(read(f"{path}/{'memory.oom_control' if controller else 'memory.events'}"))
                 if counts.get("oom_kill", 0) > known.ooms:
-                    known.ooms = counts["oom_kill"]
+                    known.ooms, known.rung = counts["oom_kill"], 0.0
                     self._tell(known, "oom")
+        if monotonic() - known.rung > _PATIENCE:
+            known.rung = 0.0  # it was at its limit, and found room
         still = frozen(known.groups)
         # who is killed while paused comes out of the ice to die: nobody has unpaused him
         asked = any(read(f"{path}/cgroup.freeze").strip() == "1" for controller, path in known.groups if controller == "")
