@@ -101,8 +101,7 @@ install: $(BIN)/pip packages-build ## install a wheel and the fast launcher [PRE
 	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/lib
 	rm -rf $(DESTDIR)$(LIBRARY) build/stage/bin
 	cp -a build/stage $(DESTDIR)$(LIBRARY)
-	tag=$$($(PYTHON) -c 'import sys; print(sys.implementation.cache_tag)') && for command in run exec ps; do \
-		$(PYTHON) -I .ci/bundle $(abspath $(DESTDIR)$(LIBRARY)) $$command "$(DESTDIR)$(LIBRARY)/$$command-$$tag.bundle" || exit; done
+	$(PYTHON) -I .ci/bundle $(abspath $(DESTDIR)$(LIBRARY))
 	.ci/launcher $(PYTHON) $(LIBRARY) >build/launcher
 	install -m 755 build/launcher $(DESTDIR)$(PREFIX)/bin/pybox
 	install -d $(DESTDIR)$(PREFIX)/lib/systemd/system

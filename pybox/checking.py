@@ -19,7 +19,7 @@ from pybox.health import OUTPUT, TIMED_OUT, Check
 from pybox.kept import Health
 from pybox.listing import Entry
 from pybox.result import verdict
-from pybox.runtime import Runtime, owner
+from pybox.runtime import Runtime
 from pybox.steps.base import Desk
 from pybox.undo import kill_group, undo
 
@@ -68,11 +68,11 @@ def _ask(runtime: Runtime, entry: Entry, wanted: Health) -> Check:
     try:
         group, entry = _own_group(entry)
         ready = entering.prepare(runtime, entry, entry.pid or 0, Visit(args=wanted.command))
-        runtime.make_once(ready.given)
+        runtime.make_once(ready)
         reader, desk.fds["output"] = os.pipe2(os.O_CLOEXEC)
         try:
             desk.fds["null"] = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
-            to = owner(ready.given)
+            to = ready.owner
             if to is not None:
                 os.fchown(desk.fds["output"], *to)
             begun = time()

@@ -21,7 +21,7 @@ from pybox.kernel import cgroup, command, credentials
 from pybox.kernel.inputs import Inputs
 from pybox.listing import Entry
 from pybox.plan import Plan
-from pybox.planner import Ready
+from pybox.planner import Planned, ready_of
 from pybox.record import Record
 from pybox.runtime import Runtime
 from pybox.spec import Spec
@@ -60,7 +60,7 @@ class Visit(Record):
     detach: bool = False  # it may outlive pybox
 
 
-def prepare(runtime: Runtime, entry: Entry, pid: int, visit: Visit) -> Ready:
+def prepare(runtime: Runtime, entry: Entry, pid: int, visit: Visit) -> Planned:
     """Plan an exec in the container whose process 1 is ``pid``. Raises SpecError or StateError."""
     asked = entry.journal.get("spec")
     if asked is None:
@@ -73,11 +73,11 @@ def prepare(runtime: Runtime, entry: Entry, pid: int, visit: Visit) -> Ready:
     return ready(given, entry, visit, joined, sealed)
 
 
-def ready(given: Inputs, entry: Entry, visit: Visit, joined: tuple[str, ...], sealed: bool) -> Ready:
+def ready(given: Inputs, entry: Entry, visit: Visit, joined: tuple[str, ...], sealed: bool) -> Planned:
     """Plan it, from what was found out. ``joined``: the kinds of namespaces that are not the host's; touches nothing."""
     prepare = tuple(_open_groups(entry, given.spec.system))
     plan = Plan(prepare, tuple(_steps(given, entry, visit, joined, sealed)), (), entry.groups)
-    return Ready(given, plan, plan.lower(), {})
+    return ready_of(given, plan, {})
 
 
 def _inputs(runtime: Runtime, entry: Entry, pid: int, visit: Visit, spec: Spec, sealed: bool) -> Inputs:

@@ -82,6 +82,12 @@ def read(path: str, default: str = "") -> str:
         os.close(fd)
 
 
+def keyed(text: str) -> dict[str, int]:
+    """Return the numbers of a flat keyed file, cgroups(7): one "name number" a line."""
+    rows = (line.split() for line in text.splitlines())
+    return {row[0]: int(row[1]) for row in rows if len(row) == 2 and row[1].isdigit()}
+
+
 def probe() -> Facts:
     """Look at the host. Costs well under a millisecond; raises nothing: what can't be read is reported as absent."""
     uname = os.uname()

@@ -36,7 +36,7 @@ def create(runtime: Runtime, what: Kept) -> Kept:
 
     ready = runtime.planner.ready(what.spec, keep=True, managed=True)
     image = ready.given.image
-    runtime.make_once(ready.given)
+    runtime.make_once(ready)
     spec = ready.given.spec.replace(image=what.spec.image)  # with all that --system means
     what = what.replace(spec=spec, image_id=image.id, layers=image.layers, created=time())
     what = what.replace(health=what.health or health.of_image(runtime.dirs, image.id))
@@ -45,7 +45,7 @@ def create(runtime: Runtime, what: Kept) -> Kept:
         if what.name:
             state.reserve(runtime.dirs, what.identity, what.name)
         desk = Desk(what.identity, runtime.reuse)
-        for step in ready.plan.prepare:
+        for step in ready.prepare:
             if isinstance(step, MakeUpper):  # so that files can be copied into it before it starts
                 step.apply(desk)
         kept.write(runtime.dirs, what)  # from here on it is there, and whole

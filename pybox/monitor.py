@@ -16,14 +16,14 @@ import sys
 from time import time
 
 from pybox import fastjson, kept, native, specjson, state
+from pybox.bill import bill
 from pybox.dirs import Dirs
 from pybox.errors import PyboxError
 from pybox.host import read
 from pybox.kept import Kept
-from pybox.kernel import cgroup
 from pybox.record import Record
 from pybox.result import Result, verdict
-from pybox.runtime import Runtime, effective, journal_of, owner
+from pybox.runtime import Runtime, effective, journal_of
 from pybox.spec import parse_signal
 from pybox.state import Claim
 from pybox.steps.base import Desk
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
     from pybox.fastjson import Json
     from pybox.native import Child
-    from pybox.planner import Ready
+    from pybox.ready import Ready
 
 SOCKET = "attach"
 _LONGEST_PAUSE = 60.0  # seconds between two restarts
@@ -90,17 +90,18 @@ def become(runtime: Runtime, what: Kept, claim: Claim, client: int = -1, owned: 
     ``client`` is an attached client's socket from the start, ``owned``: the container dies with it; ``said`` is told "started".
     """
     spec = what.spec.replace(image=what.image_id or what.spec.image)  # the tag may have moved on
+    ready: Ready
     try:
         ready = runtime.planner.ready(spec, keep=True, managed=True)
-        runtime.make_once(ready.given)
+        runtime.make_once(ready)
     except BaseException as error:
         _failed(runtime.dirs, what, claim, [], error if said < 0 else None)
         raise
     desk = Desk(claim.identity, runtime.reuse)
-    leaves = [(verb, desk.named(path)) for verb, path in ready.plan.leaves()]
+    leaves = [(verb, desk.named(path)) for verb, path in ready.leaves()]
     leaves.append(("tree", kept.folder(runtime.dirs, claim.identity)))
     there = _has_written(f"{runtime.dirs.uppers}/{claim.identity}")  # it has run before, and what it wrote is kept
-    pipes = Pipes(spec.tty, what.stdin, owner(ready.given), client, console=spec.system)
+    pipes = Pipes(spec.tty, what.stdin, ready.owner, client, console=spec.system)
     journal, begun = -1, said < 0
     try:
         said_of_it = {**journal_of(ready, desk, what.name, leaves), **_said(what)}
@@ -113,7 +114,7 @@ def become(runtime: Runtime, what: Kept, claim: Claim, client: int = -1, owned: 
         try:
             pipes.launched()
             state.write_all(journal, str(child.pid).encode(), f"{claim.path}/journal")
-            enforced = fastjson.dumps(dict(effective(ready.plan, desk)))
+            enforced = fastjson.dumps(dict(effective(ready, desk)))
             _exec(runtime.dirs, what, claim, child, leash, pipes, (client, owned), enforced, said)
         except BaseException:
             os.kill(child.pid, 9)
@@ -202,8 +203,8 @@ def _keep_upper(ready: Ready) -> Ready:
     """Return the plan of another start: the writable layer is there already."""
     from pybox.steps.hostside import MakeUpper
 
-    prepare = tuple(step for step in ready.plan.prepare if not isinstance(step, MakeUpper))
-    return ready.replace(plan=ready.plan.replace(prepare=prepare))
+    prepare = tuple(step for step in ready.prepare if not isinstance(step, MakeUpper))
+    return ready.replace(prepare=prepare)
 
 
 def _exec(
@@ -331,9 +332,9 @@ def finish(dirs: Dirs, identity: str, lock: int, enforced: str, fate: Fate) -> N
 def _result(journal: dict[str, Json], what: Kept, enforced: str, fate: Fate) -> Result:
     pairs = journal.get("groups")
     groups = tuple((str(pair[0]), str(pair[1])) for pair in pairs if isinstance(pair, list)) if isinstance(pairs, list) else ()
-    bill = cgroup.bill(groups)
+    cost = bill(groups)
     status = fate.told if fate.told >= 0 else fate.status
-    reason, code, ended_by = verdict(status, bool(fate.timed_out), bill.oom_kills)
+    reason, code, ended_by = verdict(status, bool(fate.timed_out), cost.oom_kills)
     args = journal.get("args")
     how = fastjson.loads(enforced)
     return Result(
@@ -347,8 +348,8 @@ def _result(journal: dict[str, Json], what: Kept, enforced: str, fate: Fate) -> 
         ended=time(),
         cpu_user=fate.user_us / 1e6,
         cpu_system=fate.system_us / 1e6,
-        memory_peak=bill.memory_peak if bill.memory_peak is not None else fate.maxrss_kb * 1024 if fate.maxrss_kb >= 0 else None,
-        limit_hits=bill.limit_hits,
+        memory_peak=cost.memory_peak if cost.memory_peak is not None else fate.maxrss_kb * 1024 if fate.maxrss_kb >= 0 else None,
+        limit_hits=cost.limit_hits,
         effective=tuple((name, str(value)) for name, value in how.items()) if isinstance(how, dict) else (),
         error=f"{fate.lost} lines of its log are missing: the disk was full" if fate.lost else None,
     )

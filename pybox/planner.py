@@ -7,15 +7,16 @@ from __future__ import annotations
 
 import os
 
-from pybox import host, native, users
+from pybox import host, users
 from pybox.dirs import Dirs
 from pybox.errors import SpecError
 from pybox.host import Facts
 from pybox.image import store
-from pybox.kernel import credentials, seccomp
+from pybox.kernel import command, credentials, seccomp
 from pybox.kernel.inputs import Inputs, TopEntry
+from pybox.kernel.namespaces import FIRST_ID
 from pybox.plan import Plan, make
-from pybox.record import Record
+from pybox.ready import Ready
 from pybox.spec import Mount, Spec
 from pybox.specjson import to_json
 
@@ -24,13 +25,43 @@ if TYPE_CHECKING:
     from pybox.fastjson import Json
 
 
-class Ready(Record):
-    """A plan with what it was made from and what it was lowered to: all that two equal runs may differ in is the id."""
+class Planned(Ready):
+    """A plan that is ready to launch, with what it was made from."""
 
     given: Inputs
     plan: Plan
-    program: native.Program
-    asked: dict[str, Json]  # the Spec as JSON, for the journal
+
+    def planned(self, planner: Planner) -> Planned:
+        """Return itself."""
+        return self
+
+
+def ready_of(given: Inputs, plan: Plan, asked: dict[str, Json]) -> Planned:
+    """Lower a plan, and collect what a launch needs of its inputs."""
+    image = given.image
+    return Planned(
+        program=plan.lower(),
+        prepare=plan.prepare,
+        effective=plan.effective,
+        groups=plan.groups,
+        words=command.words(given),
+        image=(image.name, image.id, image.layers),
+        owner=_owner(given),
+        init=given.spec.init,
+        holder=given.userns,
+        asked=asked,
+        keep=given.keep_upper,
+        managed=given.managed,
+        given=given,
+        plan=plan,
+    )
+
+
+def _owner(given: Inputs) -> tuple[int, int] | None:
+    if not given.facts.root:
+        return None
+    first = FIRST_ID if given.mapped_by_root else 0
+    return first + given.account.uid, first + given.account.gid
 
 
 class Planner:
@@ -39,7 +70,7 @@ class Planner:
     def __init__(self, where: Dirs, facts: Facts) -> None:
         self.dirs = where
         self.facts = facts
-        self._plans: dict[tuple[object, ...], Ready] = {}
+        self._plans: dict[tuple[object, ...], Planned] = {}
 
     def inputs(self, spec: Spec, keep_upper: bool = False, managed: bool = False) -> Inputs:
         """Read from disk what a plan needs. Raises ImageNotFound or SpecError."""
@@ -54,7 +85,7 @@ class Planner:
             image=image,
             dirs=self.dirs,
             account=users.find(image, spec.user or image.config.user),
-            sources=tuple(_kind(mount) for mount in spec.mounts),
+            sources=kinds(spec.mounts),
             filter=self.filter(spec),
             etc_mode=users.etc_mode(image, (self.facts.uid, self.facts.gid)),
             top=tuple(TopEntry(*entry) for entry in host.top_entries()) if image.id == "host" and not self.facts.root else (),
@@ -74,12 +105,12 @@ class Planner:
             caps = callable_by(caps)
         return seccomp.program(f"{self.dirs.store}/seccomp", profile, caps, self.facts.machine)
 
-    def ready(self, spec: Spec, keep: bool, managed: bool = False) -> Ready:
+    def ready(self, spec: Spec, keep: bool, managed: bool = False) -> Planned:
         """Return the plan of a run, the one of an equal run before where nothing that it was made from can have changed."""
         tag = store.pointer(self.dirs, spec.image)  # None for the host's root, whose users may change at any time
         if tag is None or spec.seccomp not in ("", "default", "unconfined"):
             return self.plan(spec, keep, managed)
-        key = (spec, keep, managed, tag, *map(_kind, spec.mounts))
+        key = (spec, keep, managed, tag, *kinds(spec.mounts))
         ready = self._plans.get(key)
         if ready is None:
             if len(self._plans) >= 64:
@@ -87,11 +118,15 @@ class Planner:
             ready = self._plans[key] = self.plan(spec, keep, managed)
         return ready
 
-    def plan(self, spec: Spec, keep: bool, managed: bool = False) -> Ready:
+    def plan(self, spec: Spec, keep: bool, managed: bool = False) -> Planned:
         """Read, plan and lower. Raises ImageNotFound, SpecError or LimitError."""
         given = self.inputs(spec, keep, managed)
-        plan = make(given)
-        return Ready(given, plan, plan.lower(), to_json(given.spec))
+        return ready_of(given, make(given), to_json(given.spec))
+
+
+def kinds(mounts: tuple[Mount, ...]) -> tuple[str, ...]:
+    """Return what each source is: "directory", "file", "device" or "tmpfs". Raises SpecError for one that is not there."""
+    return tuple(map(_kind, mounts))
 
 
 def _kind(mount: Mount) -> str:

@@ -177,5 +177,6 @@ def popen(
     """
     spec = spec_of(image, args, container)
     options = options_of(timeout=timeout, input=None, capture=False, stdout=stdout, stderr=stderr, name=name)
-    running = Running(shared(), spec, options.replace(stdin=stdin, timeout=None))
+    runtime = shared()
+    running = Running(runtime, runtime.ready(spec, options.keep), options.replace(stdin=stdin, timeout=None))
     return Process(running, spec.args, options.timeout)

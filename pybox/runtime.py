@@ -11,15 +11,11 @@ from time import time
 
 from pybox import dirs as directories
 from pybox import host, native, state, supervise
+from pybox.bill import Bill, bill
 from pybox.dirs import Dirs
-from pybox.kernel import cgroup, command, namespaces
-from pybox.kernel.inputs import Inputs
-from pybox.kernel.namespaces import FIRST_ID
-from pybox.plan import Plan
-from pybox.planner import Planner, Ready
+from pybox.ready import Ready
 from pybox.record import Record
 from pybox.result import Result, verdict
-from pybox.spec import Spec
 from pybox.steps.base import Desk
 from pybox.undo import undo
 
@@ -28,6 +24,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from pybox.fastjson import Json
+    from pybox.plan import Plan
+    from pybox.planner import Planner
+    from pybox.spec import Spec
     from pybox.supervise import Sink
 
 
@@ -55,17 +54,34 @@ class Runtime:
         self._once = allocate_lock()
         self._pid = 0
         self._ran = False
-        self.planner = Planner(self.dirs, self.facts)
+        self._planner: Planner | None = None
+
+    @property
+    def planner(self) -> Planner:
+        """What makes plans; loaded when the first one is to be made, for one that is remembered needs none of it."""
+        if self._planner is None:
+            from pybox.planner import Planner
+
+            with self._once:
+                self._planner = self._planner or Planner(self.dirs, self.facts)
+        return self._planner
+
+    def ready(self, spec: Spec, keep: bool) -> Ready:
+        """Plan a run, or find the plan of an equal one. Raises ImageNotFound, SpecError or LimitError."""
+        if spec.takes_spare_network(self.facts.root):
+            native.order_network()  # made while we plan
+        return self.planner.ready(spec, keep)
 
     def plan(self, spec: Spec, keep_upper: bool = False) -> Plan:
         """Return the plan of a run, without running it."""
         return self.planner.plan(spec, keep_upper).plan
 
-    def make_once(self, given: Inputs) -> None:
+    def make_once(self, ready: Ready) -> None:
+        """Make what this process uses for many runs, as far as this one needs it."""
         with self._once:  # threads share what is made once
             if not self._pid:
                 self._make_directories()
-            if (given.spec.init or given.userns) and "program" not in self.reuse:
+            if (ready.init or ready.holder) and "program" not in self.reuse:
                 self.reuse["program"] = native.seal("pybox-init", native.init_program())
             if self._pid != os.getpid():  # at first, and after a fork
                 self._pid, self.reuse["owner"] = os.getpid(), os.pidfd_open(os.getpid())
@@ -76,7 +92,11 @@ class Runtime:
 
     def run(self, spec: Spec, options: Options, started: Callable[[native.Child, str], None] | None = None) -> Result:
         """Run a container to its end. Raises a PyboxError when it can't be started; then nothing of it is left."""
-        running = Running(self, spec, options)
+        return self.launch(self.ready(spec, options.keep), options, started)
+
+    def launch(self, ready: Ready, options: Options, started: Callable[[native.Child, str], None] | None = None) -> Result:
+        """Run what is planned already, to its end. Raises as ``run``."""
+        running = Running(self, ready, options)
         if started is not None:
             try:
                 started(running.child, running.identity)
@@ -90,44 +110,44 @@ class Runtime:
 
         Raises the PyboxError that names the step which failed. The fds of the desk are the caller's to close.
         """
-        init = ready.given.spec.init
-        for step in ready.plan.prepare:
+        for step in ready.prepare:
             try:
                 step.apply(desk)
             except OSError as error:
                 from pybox.failures import host_error  # only who fails pays for the causes
 
-                raise host_error(step, error, ready.given) from None
+                raise host_error(step, error, ready.planned(self.planner).given) from None
         if self._ran and "netns" in desk.fds:
             native.order_network()  # for the next run: who has run two jobs will run a third
         self._ran = True
-        leash = native.leash() if init else (-1, -1)
-        child = native.launch(ready.program, desk.identity, {**self.reuse, **desk.fds, **fds, "leash": leash[1]}, leash, init)
+        leash = native.leash() if ready.init else (-1, -1)
+        child = native.launch(
+            ready.program, desk.identity, {**self.reuse, **desk.fds, **fds, "leash": leash[1]}, leash, ready.init
+        )
         if "netns" in desk.fds:
             os.close(desk.fds.pop("netns"))  # now it lives as long as the container, and no longer
         if isinstance(child, native.Failure):
             from pybox.failures import launch_error
 
-            if init:
+            if ready.init:
                 os.close(leash[0])
-            raise launch_error(ready.plan.inside[child.index], child, ready.given)
+            planned = ready.planned(self.planner)
+            raise launch_error(planned.plan.inside[child.index], child, planned.given)
         return child, leash[0]
 
 
 class Running:
     """A container that runs, and what is owed to the host for it: the end is ``follow``, ``settle`` or ``abandon``, once."""
 
-    def __init__(self, runtime: Runtime, spec: Spec, options: Options) -> None:
-        """Plan, claim, journal, prepare, launch. Raises a PyboxError when something refuses; then nothing is left."""
-        if namespaces.orders_network(spec, runtime.facts):
-            native.order_network()  # made while we plan
-        self._ready = ready = runtime.planner.ready(spec, options.keep)
-        runtime.make_once(ready.given)
+    def __init__(self, runtime: Runtime, ready: Ready, options: Options) -> None:
+        """Claim, journal, prepare, launch. Raises a PyboxError when something refuses; then nothing is left."""
+        self._ready = ready
+        runtime.make_once(ready)
         self._dirs, self._options = runtime.dirs, options
         self._claim = state.claim(runtime.dirs, options.name)
         self.identity = self._claim.identity
         self._desk = Desk(self.identity, runtime.reuse)
-        self._leaves = [(verb, self._desk.named(path)) for verb, path in ready.plan.leaves()]
+        self._leaves = [(verb, self._desk.named(path)) for verb, path in ready.leaves()]
         self._leash = -1
         self.streams: supervise.Streams | None = None
         if options.keep:
@@ -137,9 +157,9 @@ class Running:
             try:
                 if options.keep:
                     _keep(runtime.dirs, self.identity, ready, options)
-                self.groups = tuple((controller, self._desk.named(path)) for controller, path in ready.plan.groups)
+                self.groups = tuple((controller, self._desk.named(path)) for controller, path in ready.groups)
                 self.streams = supervise.Streams(
-                    options.capture, options.feed, owner(ready.given), options.stdout, options.stderr, options.stdin
+                    options.capture, options.feed, ready.owner, options.stdout, options.stderr, options.stdin
                 )
                 self.child, self._leash = runtime.clone(ready, self._desk, self.streams.given)
                 try:
@@ -190,7 +210,7 @@ class Running:
         finished = False
         try:
             self._close()
-            result = _result(self._ready, self._desk, end, cgroup.bill(self.groups))
+            result = _result(self._ready, self._desk, end, bill(self.groups))
             if self._options.keep:
                 _ended(self._dirs, result)
             finished = True
@@ -220,18 +240,18 @@ class Running:
 
 
 def _keep(where: Dirs, identity: str, ready: Ready, options: Options) -> None:
-    from pybox import kept
+    from pybox import kept, specjson
 
-    image = ready.given.image
+    _, image_id, layers = ready.image
     lock = kept.make(where, identity)
-    kept.begin(where, identity, kept.ROOM + len(str(command.words(ready.given))))
+    kept.begin(where, identity, kept.ROOM + len(str(ready.words)))
     kept.write(
         where,
         kept.Kept(
             identity,
-            ready.given.spec,
-            image.id,
-            image.layers,
+            specjson.from_json(ready.asked),
+            image_id,
+            layers,
             name=options.name,
             created=time(),
             stdin=True,
@@ -247,44 +267,35 @@ def _ended(where: Dirs, result: Result) -> None:
     kept.end(where, result.id, result.to_json())
 
 
-def owner(given: Inputs) -> tuple[int, int] | None:
-    """Return the ids that the command has on the host, where pybox may give something to them."""
-    if not given.facts.root:
-        return None
-    first = FIRST_ID if given.mapped_by_root else 0
-    return first + given.account.uid, first + given.account.gid
-
-
 def journal_of(ready: Ready, desk: Desk, name: str, leaves: list[tuple[str, str]]) -> dict[str, Json]:
     """Return the journal of a run, which is written before anything is done: who and what, and what undoing needs."""
-    given = ready.given
+    image, image_id, layers = ready.image
     return {
         "schema": "pybox.container/1",
         "name": name,
-        "image": given.image.name,
-        "image_id": given.image.id,
-        "layers": given.image.layers,
-        "args": command.words(given),
+        "image": image,
+        "image_id": image_id,
+        "layers": layers,
+        "args": ready.words,
         "created": time(),
         "owner": os.getpid(),
         "leaves": [list(leaf) for leaf in leaves],
-        "groups": [[controller, desk.named(path)] for controller, path in ready.plan.groups],
+        "groups": [[controller, desk.named(path)] for controller, path in ready.groups],
         "spec": ready.asked,
     }
 
 
-def effective(plan: Plan, desk: Desk) -> tuple[tuple[str, str], ...]:
+def effective(ready: Ready, desk: Desk) -> tuple[tuple[str, str], ...]:
     """Return (option, how it is enforced): as planned, but for what --best-effort gave up on the way."""
-    return tuple((option, f"none: {desk.dropped[option]}" if option in desk.dropped else how) for option, how in plan.effective)
+    return tuple((option, f"none: {desk.dropped[option]}" if option in desk.dropped else how) for option, how in ready.effective)
 
 
-def _result(ready: Ready, desk: Desk, end: supervise.End, bill: cgroup.Bill) -> Result:
-    given = ready.given
-    reason, code, ended_by = verdict(end.status, end.timed_out, bill.oom_kills)
+def _result(ready: Ready, desk: Desk, end: supervise.End, cost: Bill) -> Result:
+    reason, code, ended_by = verdict(end.status, end.timed_out, cost.oom_kills)
     return Result(
         id=desk.identity,
-        image=given.image.name,
-        args=command.words(given),
+        image=ready.image[0],
+        args=ready.words,
         reason=reason,
         exit_code=code,
         signal=ended_by,
@@ -294,7 +305,7 @@ def _result(ready: Ready, desk: Desk, end: supervise.End, bill: cgroup.Bill) -> 
         ended=time(),
         cpu_user=end.usage.cpu_user,
         cpu_system=end.usage.cpu_system,
-        memory_peak=bill.memory_peak if bill.memory_peak is not None else end.peak,
-        limit_hits=bill.limit_hits,
-        effective=effective(ready.plan, desk),
+        memory_peak=cost.memory_peak if cost.memory_peak is not None else end.peak,
+        limit_hits=cost.limit_hits,
+        effective=effective(ready, desk),
     )

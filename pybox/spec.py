@@ -173,6 +173,10 @@ class Spec(Record):
     no_new_privs: bool = True
     best_effort: bool = False
 
+    def takes_spare_network(self, root: bool) -> bool:
+        """Return whether its network namespace can be made beforehand, by ``root``: one that no user namespace has to own."""
+        return self.network == "none" and root and not self.userns
+
     def validate(self) -> None:
         """Refuse what can't be meant."""
         if not self.image or self.image.startswith("-"):

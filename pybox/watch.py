@@ -18,8 +18,7 @@ from time import monotonic, time
 
 from pybox import fastjson, kept, listing, state
 from pybox.dirs import Dirs, ensure
-from pybox.host import read
-from pybox.kernel.cgroup import keyed
+from pybox.host import keyed, read
 from pybox.kernel.freezer import frozen
 from pybox.kernel.inotify import CLOSE_WRITE, CREATE, DELETE, IGNORED, MODIFY, MOVED_TO, ONLYDIR, OVERFLOW, Inotify, exit_status
 from pybox.record import Record

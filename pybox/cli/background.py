@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 
 from pybox import kept, lifecycle, listing, native, state, text
+from pybox.cli.foreground import sweep
 from pybox.cli.options import RUN, Parsed, parse
-from pybox.cli.run import options_of, spec_of, sweep
+from pybox.cli.run import options_of, spec_of
 from pybox.console import parse_keys
 from pybox.dirs import Dirs
 from pybox.errors import PyboxError, SpecError

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 
 from pybox import entering, listing, live, native, text
+from pybox.cli.foreground import Forwarder
 from pybox.cli.options import Option, Parsed, parse
-from pybox.cli.run import Forwarder
 from pybox.dirs import Dirs
 from pybox.entering import Visit
 from pybox.errors import SpecError, StateError
@@ -18,7 +18,7 @@ from pybox.supervise import await_end
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from pybox.native import Child
-    from pybox.planner import Ready
+    from pybox.ready import Ready
 
 EXEC = (
     Option(("-i", "--interactive"), "", "pass stdin on"),
@@ -73,7 +73,7 @@ def exec_(where: Dirs, words: list[str]) -> int:
     try:
         runtime = Runtime(where)
         ready = entering.prepare(runtime, entry, entry.pid, visit)
-        runtime.make_once(ready.given)
+        runtime.make_once(ready)
         desk = Desk(entry.identity, runtime.reuse)
         try:
             if visit.tty:

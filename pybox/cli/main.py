@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 
-from pybox import dirs
+from pybox import build, dirs
 from pybox.errors import PyboxError
 
 TYPE_CHECKING = False
@@ -60,6 +60,13 @@ def complain(error: PyboxError) -> int:
 
 def dispatch(words: list[str]) -> int:
     """Find the command and run it; returns its exit status."""
+    if words[:1] == ["run"]:  # what most starts of pybox are for, in most of them for the same again
+        from pybox.cli.foreground import run_again
+
+        status = run_again(dirs.current(), words[1:])
+        if status is not None:
+            return status
+        build.more()
     from pybox.cli.commands import COMMANDS
 
     if not words or words[0] in ("help", "-h", "--help"):

@@ -1,14 +1,15 @@
-"""`pybox run` and `pybox explain run`: from the words of the command line to a Spec, and the signals of a foreground run."""
+"""`pybox run` and `pybox explain run`: from the words of the command line to a Spec."""
 
 from __future__ import annotations
 
 import os
-from _signal import SIG_DFL, SIG_IGN, getsignal, pidfd_send_signal, set_wakeup_fd, signal
 
-from pybox import fastjson, state, text
+from pybox import fastjson, plans, state, text
+from pybox.cli.foreground import Forwarder, launch, tell
 from pybox.cli.options import RUN, Parsed, parse
 from pybox.dirs import Dirs
 from pybox.errors import PyboxError, SpecError
+from pybox.plans import Typed
 from pybox.result import Result
 from pybox.runtime import Options, Runtime
 from pybox.spec import Limits, Spec
@@ -16,13 +17,15 @@ from pybox.units import parse_bytes, parse_cpus, parse_int, parse_seconds
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from pybox.native import Child
     from pybox.spec import Network, Share, Upper
 
-# Passed on to the container: what people and schedulers send. 28 is a resized terminal.
 # Options of a run that pybox-monitor looks after.
 BACKGROUND = ("detach", "tty", "restart", "health-cmd", "cidfile", "label", "log-opt", "system")
-FORWARDED = {"HUP": 1, "INT": 2, "QUIT": 3, "USR1": 10, "USR2": 12, "TERM": 15, "CONT": 18, "WINCH": 28}
+# Options that say all that there is to say: a plan that has only these can be kept, see plans.py.
+_PLAIN = frozenset(
+    "rm init no-init env user workdir hostname entrypoint volume tmpfs memory memory-swap cpus cpu-shares cpuset-cpus pids-limit"
+    " oom-score-adj ulimit network pid ipc uts userns read-only upper cap-add cap-drop security-opt best-effort timeout name".split()
+)
 
 
 def spec_of(parsed: Parsed) -> Spec:
@@ -118,43 +121,6 @@ def options_of(parsed: Parsed) -> Options:
     )
 
 
-class Forwarder:
-    """Passes signals on to the container: those that came before it ran, too."""
-
-    def __init__(self) -> None:
-        self._pidfd = -1
-        self.woken, self._waker = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-        set_wakeup_fd(self._waker, warn_on_full_buffer=False)
-        self._early: list[int] = []
-        for number in FORWARDED.values():
-            if getsignal(number) != SIG_IGN:  # nohup(1) and the like: what pybox is told to ignore, the container does not hear
-                signal(number, self._forward)
-
-    def _forward(self, number: int, frame: object) -> None:
-        if self._pidfd < 0:
-            self._early.append(number)
-            return
-        try:
-            pidfd_send_signal(self._pidfd, number)
-        except ProcessLookupError:
-            pass
-
-    def started(self, child: Child, identity: str) -> None:
-        """Begin to pass on."""
-        self._pidfd = child.pidfd
-        for number in self._early:
-            self._forward(number, None)
-
-    def stop(self) -> None:
-        """Give the signals their default meaning again: the fd is no longer the container's."""
-        for number in FORWARDED.values():
-            if getsignal(number) == self._forward:
-                signal(number, SIG_DFL)
-        set_wakeup_fd(-1)
-        os.close(self.woken)
-        os.close(self._waker)
-
-
 def run(where: Dirs, words: list[str]) -> int:
     """Run a container in the foreground; returns the exit status for the shell."""
     parsed = parse(RUN, words)
@@ -174,39 +140,23 @@ def run(where: Dirs, words: list[str]) -> int:
         spec, options = spec_of(parsed), options_of(parsed)
         forwarder = Forwarder()
         runtime = Runtime(where)
-        sweep(runtime)
-        try:
-            result = runtime.run(spec, options.replace(woken=forwarder.woken), forwarder.started)
-        finally:
-            forwarder.stop()
+        known = None if _depends_on_more(parsed) else plans.conditions(where, spec, runtime.facts)
+        ready = runtime.ready(spec, options.keep)
+        result = launch(runtime, ready, options, forwarder)
     except PyboxError as error:
         image, *args = parsed.rest or [""]
         failed = Result("", image, tuple(args), "launch-failed", error.exit_code, error=error.message)
         _write_status(status, failed)
         raise
     _write_status(status, result)
-    _tell(result, spec)
-    return result.exit_code
+    if known is not None:
+        plans.remember(where, words, known, Typed(options.timeout, options.keep, options.name, spec.limits.memory), ready)
+    return tell(result, spec.limits.memory)
 
 
-def _tell(result: Result, spec: Spec) -> None:
-    lines = [f"pybox: {option} is not enforced: {how}" for option, how in result.effective if how.startswith("none")]
-    if result.reason == "oom":
-        lines.append(f"pybox: out of memory: killed at its limit of {spec.limits.memory} bytes")
-    elif result.reason == "timeout":
-        lines.append("pybox: time-out: container killed")
-    for line in lines:
-        os.write(2, f"{line}\n".encode())
-
-
-def sweep(runtime: Runtime) -> None:
-    """Clean up after killed pyboxes; what can't be cleaned up is a warning."""
-    try:
-        for line in state.sweep(runtime.dirs):
-            if state.STUCK in line:
-                os.write(2, f"pybox: warning: {line}\n".encode())
-    except OSError as error:
-        os.write(2, f"pybox: warning: cannot clean up after a killed pybox: {error}\n".encode())
+def _depends_on_more(parsed: Parsed) -> bool:
+    """Whether a command line means more than its words say: what another file holds, our environment, a file to write."""
+    return not parsed.values.keys() <= _PLAIN or any("=" not in word for word in parsed.all("env"))
 
 
 def _open_status(path: str) -> int:

@@ -85,11 +85,17 @@ def find(dirs: Dirs, name: str) -> Image:
     return _image(dirs, name, entry or name, text)
 
 
+def link(dirs: Dirs, name: str) -> str | None:
+    """Return the symbolic link that is a plain tag, None for anything else; whether there is one is another question."""
+    entry = filename(name)
+    return f"{dirs.images}/names/{entry}" if entry is not None and "@" not in entry else None
+
+
 def pointer(dirs: Dirs, name: str) -> str | None:
     """Return what a tag points to right now, None for anything but a plain tag: the cheap question whether it has moved."""
-    entry = filename(name)
+    path = link(dirs, name)
     try:
-        return os.readlink(f"{dirs.images}/names/{entry}") if entry is not None and "@" not in entry else None
+        return os.readlink(path) if path is not None else None
     except (OSError, ValueError):
         return None
 

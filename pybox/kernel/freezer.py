@@ -11,8 +11,7 @@ from select import POLLPRI, poll
 from time import monotonic, sleep
 
 from pybox.errors import PyboxError, StateError
-from pybox.host import read
-from pybox.kernel.cgroup import keyed
+from pybox.host import keyed, read
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

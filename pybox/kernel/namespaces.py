@@ -11,7 +11,6 @@ from pybox.errors import SpecError
 from pybox.host import Facts
 from pybox.kernel import cgroup
 from pybox.kernel.inputs import Inputs
-from pybox.spec import Spec
 from pybox.steps.base import ChildStep, HostStep
 from pybox.steps.hostside import MakeUserNamespace
 from pybox.steps.network import EnterNetwork, LoopbackUp, MakeNetwork
@@ -53,7 +52,7 @@ def own_maps(facts: Facts) -> tuple[Map, Map]:
 def prepare(given: Inputs) -> Iterator[HostStep]:
     """Yield the network or the user namespace. Raises SpecError when the user asked for can't exist in the latter."""
     if not given.userns:
-        if orders_network(given.spec, given.facts):
+        if given.spec.takes_spare_network(given.facts.root):
             yield MakeNetwork()
         return
     facts, account = given.facts, given.account
@@ -72,11 +71,6 @@ def prepare(given: Inputs) -> Iterator[HostStep]:
                 "run it as root inside (the default), or get a range: usermod --add-subuids 100000-165535 "
                 f"--add-subgids 100000-165535 uid-{facts.uid}'s name",
             )
-
-
-def orders_network(spec: Spec, facts: Facts) -> bool:
-    """Return whether a run takes a network namespace that was made beforehand."""
-    return spec.network == "none" and facts.root and not spec.userns
 
 
 def birth(given: Inputs, group: str | None) -> Iterator[ChildStep]:

@@ -9,9 +9,8 @@ from __future__ import annotations
 import os
 
 from pybox.errors import LimitError
-from pybox.host import Facts, read
+from pybox.host import Facts, keyed, read
 from pybox.kernel import cgroup
-from pybox.kernel.cgroup import keyed
 from pybox.record import Record
 from pybox.spec import Limits
 

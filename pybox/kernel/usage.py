@@ -8,8 +8,7 @@ from __future__ import annotations
 
 from time import monotonic
 
-from pybox.host import read
-from pybox.kernel.cgroup import keyed
+from pybox.host import keyed, read
 from pybox.record import Record
 
 TYPE_CHECKING = False

@@ -45,7 +45,7 @@ class Clone(ChildStep):
 
     def calls(self) -> tuple[str, ...]:
         extra = ["CLONE_VM", "CLONE_VFORK", "CLONE_CLEAR_SIGHAND"]
-        extra += ["CLONE_PARENT"] if self.sibling else []
+        extra += ["CLONE_PARENT", "CLONE_PARENT_SETTID"] if self.sibling else []
         extra += ["CLONE_INTO_CGROUP"] if self.into_cgroup else []
         return (f"clone3({{flags={flags_text((*extra, *self.flags))}, ...}})",)
 

@@ -20,7 +20,7 @@ import pytest
 from harness import PURE_V2, cli, eventually
 
 from pybox import dirs, listing, runtime, state
-from pybox.planner import Ready
+from pybox.planner import ready_of
 from pybox.runtime import Options, Runtime
 from pybox.spec import Limits, Mount, Spec
 from pybox.steps.base import ChildStep, Desk, HostStep
@@ -96,8 +96,7 @@ def test_sigkill_between_any_two_steps_on_the_host_leaves_nothing_after_gc(store
             if pid == 0:
                 mine = Runtime(store)
                 ready = mine.planner.ready(spec, keep)
-                prepare = (*ready.plan.prepare[:moment], Die(), *ready.plan.prepare[moment:])
-                broken = ready.replace(plan=ready.plan.replace(prepare=prepare))
+                broken = ready.replace(prepare=(*ready.prepare[:moment], Die(), *ready.prepare[moment:]))
                 mine.planner.ready = lambda spec, keep, broken=broken: broken  # type: ignore[method-assign, assignment]
                 mine.run(spec, Options(keep=keep, name="doomed"))
         assert os.waitpid(pid, 0)[1] == signal.SIGKILL, moment
@@ -121,7 +120,7 @@ def test_sigkill_at_any_row_inside_leaves_no_process_and_nothing_after_gc(store:
                 mine = Runtime(store)
                 ready = mine.planner.ready(spec, keep)
                 plan = ready.plan.replace(inside=(*ready.plan.inside[:moment], Gate(), *ready.plan.inside[moment:]))
-                broken = Ready(ready.given, plan, plan.lower(), ready.asked)
+                broken = ready_of(ready.given, plan, ready.asked)
                 mine.planner.ready = lambda spec, keep, broken=broken: broken  # type: ignore[method-assign, assignment]
                 mine.run(spec, Options(keep=keep, name="doomed"))
         held = eventually_held(pid, reader)

@@ -54,6 +54,19 @@ def same(call: str, seen: str) -> bool:
     return pattern(canonical(call)).fullmatch(canonical(seen)) is not None
 
 
+def threads_of(log: str) -> set[str]:
+    """Return the ids of threads, as strace prints them: of a clone3 that is unfinished in the end of its line only."""
+    found, begun = set(), {}
+    for line in log.splitlines():
+        pid = line.partition(" ")[0]
+        if "clone3(" in line:
+            begun[pid] = "CLONE_THREAD" in line
+        told = re.search(r"parent_tid=\[(\d+)\]", line)
+        if told and begun.get(pid):
+            found.add(told[1])
+    return found
+
+
 def trace(folder: Path, words: tuple[str, ...], names: set[str]) -> tuple[list[str], list[str]]:
     """Run pybox under strace; return the calls of pybox's threads, and of the new processes, without their results."""
     log = folder / "trace"
@@ -62,7 +75,7 @@ def trace(folder: Path, words: tuple[str, ...], names: set[str]) -> tuple[list[s
     done = subprocess.run([*command, sys.executable, "-m", "pybox", *words], check=False, capture_output=True)
     assert done.returncode == 0, done.stderr
     lines, threaded, pybox, unfinished = [], [], "", {}
-    threads = set(re.findall(r"parent_tid=\[(\d+)\]", log.read_text()))  # what the C library asks of clone3, and pybox does not
+    threads = threads_of(log.read_text())
     for line in log.read_text().splitlines():
         pid, _, text = line.partition(" ")
         text = text.strip()

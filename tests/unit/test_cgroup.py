@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from pybox.bill import Bill, bill
 from pybox.dirs import Dirs
 from pybox.errors import LimitError
 from pybox.host import Cgroups, Facts
@@ -217,8 +218,8 @@ def test_the_bill_of_a_cgroup_v2_run(tmp_path: Path) -> None:
     }
     for name, text in files.items():
         (tmp_path / name).write_text(text)
-    bill = cgroup.bill((("", str(tmp_path)),))
-    assert bill == cgroup.Bill(4096000, 2, (("memory", 7), ("pids", 3), ("cpu", 4)))
+    cost = bill((("", str(tmp_path)),))
+    assert cost == Bill(4096000, 2, (("memory", 7), ("pids", 3), ("cpu", 4)))
 
 
 def test_the_bill_of_a_cgroup_v1_run(tmp_path: Path) -> None:
@@ -232,10 +233,10 @@ def test_the_bill_of_a_cgroup_v1_run(tmp_path: Path) -> None:
     for name, text in files.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(text)
-    bill = cgroup.bill(tuple((name, f"{tmp_path}/{name}") for name in ("memory", "pids", "cpu")))
-    assert bill == cgroup.Bill(4096000, 1, (("memory", 7), ("pids", 3)))
+    cost = bill(tuple((name, f"{tmp_path}/{name}") for name in ("memory", "pids", "cpu")))
+    assert cost == Bill(4096000, 1, (("memory", 7), ("pids", 3)))
 
 
 @pytest.mark.parametrize("controller", ["", "memory"])
 def test_a_group_that_counted_nothing_is_no_bill_and_no_error(controller: str, tmp_path: Path) -> None:
-    assert cgroup.bill(((controller, f"{tmp_path}/gone"),)) == cgroup.Bill() == cgroup.bill(())
+    assert bill(((controller, f"{tmp_path}/gone"),)) == Bill() == bill(())

@@ -180,11 +180,11 @@ class _Constants:
 
 
 def test_a_v1_cpuset_is_planned_without_touching_the_host(monkeypatch: pytest.MonkeyPatch) -> None:
-    from pybox.kernel import cgroup
+    from pybox import host
 
     groups = HYBRID.replace(v1=(("cpuset", "/cg/cpuset"),))
     read: list[str] = []
-    monkeypatch.setattr(cgroup, "read", lambda path, default="": read.append(path) or default)
+    monkeypatch.setattr(host, "read", lambda path, default="": read.append(path) or default)
     make(inputs(PLAIN.replace(limits=Limits(cpuset_cpus="0")), ROOT.replace(cgroups=groups)))
     assert read == []
 

@@ -1,0 +1,172 @@
+"""Plans kept for the next pybox: a command line that is typed again is not parsed, resolved, planned and lowered again.
+
+    <state>/plans/NUMBER    marshal of: what was typed and where, what must still be so, and the plan, ready to launch
+
+A plan depends on the words, the working directory, the facts of the host, the image and the kind of what is bound; on nothing
+else, for which `conditions` answers. All of it is compared before a plan is used again, and whatever differs is planned anew.
+Only an installed pybox keeps plans, and only for itself: its build is among what must be the same.
+"""
+
+from __future__ import annotations
+
+import marshal
+import os
+import sys
+from zlib import crc32
+
+from pybox import build, native
+from pybox.ready import Ready
+from pybox.record import Record
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from pybox.dirs import Dirs
+    from pybox.host import Facts
+    from pybox.spec import Spec
+
+    Steps = tuple[tuple[str, str, tuple[object, ...]], ...]  # (module, class, fields)
+
+_MOST = 500  # plans that are kept; one has some 10 KB
+_FIELDS = tuple(field for field in Ready._fields if field not in ("program", "prepare"))
+
+
+class Typed(Record):
+    """What a foreground run is told by its command line beside the container, and what it says at its end."""
+
+    timeout: float | None
+    keep: bool
+    name: str
+    memory: int | None
+
+
+class Kept(Record):
+    """A plan as it was read: not revived yet, for it may not be true any more."""
+
+    facts: tuple[object, ...]
+    link: str  # of the image's tag
+    target: str | None
+    sources: tuple[tuple[str, int | None], ...]  # (path, kind of file) of what is bound
+    typed: Typed
+    network: bool  # it takes a network namespace that was made beforehand
+    program: tuple[object, ...]
+    steps: Steps
+    rest: tuple[object, ...]
+
+    def revive(self, facts: Facts) -> Ready | None:
+        """Return the plan, if all is as it was when it was made."""
+        if self.facts != _plain(facts) or _target(self.link) != self.target:
+            return None
+        if any(_mode(source) != mode for source, mode in self.sources):
+            return None
+        prepare = tuple(_class(module, name)(*values) for module, name, values in self.steps)
+        fields: dict[str, object] = dict(zip(_FIELDS, self.rest, strict=True))
+        return Ready.of({**fields, "program": native.Program(*self.program), "prepare": prepare})  # type: ignore[arg-type]
+
+
+def conditions(dirs: Dirs, spec: Spec, facts: Facts) -> tuple[object, ...] | None:
+    """Return what a plan depends on, to be asked before it is made; None for one that depends on more than can be said."""
+    from pybox.image import store
+
+    link = store.link(dirs, spec.image)
+    target = _target(link) if link is not None else None  # the host's root has none, and users who may change at any time
+    if not build.ID or target is None or spec.system or spec.seccomp not in ("", "default", "unconfined"):
+        return None
+    sources = tuple((mount.source, _mode(mount.source)) for mount in spec.mounts if mount.source is not None)
+    return _plain(facts), link, target, sources
+
+
+def recall(dirs: Dirs, words: list[str]) -> Kept | None:
+    """Return the plan of a command line that was typed before."""
+    key = _key(dirs, words)
+    try:
+        found: Any = marshal.loads(_read(_path(dirs, key)))
+    except (OSError, ValueError, EOFError, TypeError):
+        return None
+    if not isinstance(found, tuple) or found[0] != key:
+        return None
+    known, typed, rest = found[1:]
+    facts, link, target, sources = known
+    network, program, steps, fields = rest
+    return Kept(facts, link, target, sources, Typed(*typed), network, program, steps, fields)
+
+
+def _read(path: str) -> bytes:
+    """Return what we have written there ourselves: where a stranger may make the directory first (/tmp), it is not believed."""
+    folder = os.open(os.path.dirname(path), os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        status = os.fstat(folder)
+        if status.st_uid != os.geteuid() or status.st_mode & 0o077:
+            raise PermissionError
+        fd = os.open(os.path.basename(path), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
+    finally:
+        os.close(folder)
+    try:
+        return os.read(fd, 1 << 20)
+    finally:
+        os.close(fd)
+
+
+def remember(dirs: Dirs, words: list[str], known: Any, typed: Typed, ready: Ready) -> None:
+    """Keep a plan that was launched. ``known``: its conditions. A full or read-only disk is no reason to complain."""
+    key = _key(dirs, words)
+    steps = tuple((type(step).__module__, type(step).__name__, _plain(step)) for step in ready.prepare)
+    rest: Any = tuple(getattr(ready, field) for field in _FIELDS)
+    network = any(name == "MakeNetwork" for _, name, _ in steps)
+    path = _path(dirs, key)
+    new = f"{path}.{os.getpid()}"
+    try:
+        os.makedirs(os.path.dirname(path), 0o700, exist_ok=True)
+        _make_room(os.path.dirname(path))
+        fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            os.write(fd, marshal.dumps((key, known, _plain(typed), (network, _plain(ready.program), steps, rest))))
+        finally:
+            os.close(fd)
+        os.rename(new, path)  # of what is cut off by a full disk nothing is believed: marshal notices
+    except (OSError, ValueError):
+        pass
+
+
+def _make_room(folder: str) -> None:
+    names = os.listdir(folder)
+    if len(names) >= _MOST:
+        for name in names:
+            os.unlink(f"{folder}/{name}")
+
+
+def _key(dirs: Dirs, words: list[str]) -> Any:
+    try:
+        here = os.getcwd()
+    except FileNotFoundError:  # it was removed
+        here = ""
+    return build.ID, os.geteuid(), dirs.store, dirs.state, here, tuple(words)
+
+
+def _path(dirs: Dirs, key: Any) -> str:
+    return f"{dirs.state}/plans/{crc32(repr(key).encode()):08x}"  # of two with one number the last is kept
+
+
+def _plain(record: Record) -> Any:
+    return tuple(_plain(value) if isinstance(value, Record) else value for _, value in record.items())
+
+
+def _class(module: str, name: str) -> type[Record]:
+    __import__(module)
+    found: type[Record] = getattr(sys.modules[module], name)
+    return found
+
+
+def _target(link: str) -> str | None:
+    try:
+        return os.readlink(link)
+    except OSError:
+        return None
+
+
+def _mode(path: str) -> int | None:
+    try:
+        return os.stat(path).st_mode & 0o170000
+    except OSError:
+        return None
