@@ -51,6 +51,20 @@ class Program(Record):
     id_at: tuple[int, ...]  # where in the blob the id goes
     slots: tuple[tuple[str, int], ...]
 
+    def with_words(self, words: tuple[str, ...], init: bool) -> Program:
+        """Return a program that executes the same file with other words. ``init``: pybox-init does, which has them in its own."""
+        rows, blob = bytearray(self.rows), bytearray(self.blob)
+        last = len(rows) - _ROW.size
+        count = _ROW.unpack_from(rows, last)[8]
+        for at in (last - _ROW.size, last) if init else (last,):
+            fields = list(_ROW.unpack_from(rows, at))
+            kept = self.blob[fields[4] :].split(b"\0", fields[8])[: fields[8] - count]
+            texts = [*kept, *map(os.fsencode, words)]
+            fields[4], fields[8] = len(blob), len(texts)
+            blob += b"\0".join(texts) + b"\0"
+            _ROW.pack_into(rows, at, *fields)
+        return self.replace(rows=bytes(rows), blob=bytes(blob))
+
 
 class Table:
     """Collects rows while the steps of a plan are lowered."""

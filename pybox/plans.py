@@ -2,8 +2,9 @@
 
     <state>/plans/NUMBER    marshal of: what was typed and where, what must still be so, and the plan, ready to launch
 
-A plan depends on the words, the working directory, the facts of the host, the image and the kind of what is bound; on nothing
-else, for which `conditions` answers. All of it is compared before a plan is used again, and whatever differs is planned anew.
+A plan depends on the words up to the command's name, the working directory, the facts of the host, the image and the kind of what
+is bound; on nothing else, for which `conditions` answers. All of it is compared before a plan is used again, and whatever differs is
+planned anew. The command's arguments are put in afterwards: they are what differs between the jobs of a loop in a shell.
 Only an installed pybox keeps plans, and only for itself: its build is among what must be the same.
 """
 
@@ -50,9 +51,10 @@ class Kept(Record):
     sources: tuple[tuple[str, int | None], ...]  # (path, kind of file) of what is bound
     typed: Typed
     network: bool  # it takes a network namespace that was made beforehand
-    program: tuple[object, ...]
+    program: tuple[Any, ...]
     steps: Steps
     rest: tuple[object, ...]
+    arguments: list[str] | None  # of the command, as typed now; None where the command is the image's own
 
     def revive(self, facts: Facts) -> Ready | None:
         """Return the plan, if all is as it was when it was made."""
@@ -61,8 +63,17 @@ class Kept(Record):
         if any(_mode(source) != mode for source, mode in self.sources):
             return None
         prepare = tuple(_class(module, name)(*values) for module, name, values in self.steps)
-        fields: dict[str, object] = dict(zip(_FIELDS, self.rest, strict=True))
-        return Ready.of({**fields, "program": native.Program(*self.program), "prepare": prepare})  # type: ignore[arg-type]
+        fields: dict[str, Any] = dict(zip(_FIELDS, self.rest, strict=True))
+        program = native.Program(*self.program)
+        if self.arguments is not None:
+            asked = fields["asked"]
+            name, *before = asked["args"]
+            if before != self.arguments:
+                words = fields["words"]
+                fields["words"] = (*words[: len(words) - len(before)], *self.arguments)
+                fields["asked"] = {**asked, "args": [name, *self.arguments]}
+                program = program.with_words(fields["words"], fields["init"])
+        return Ready.of({**fields, "program": program, "prepare": prepare})
 
 
 def conditions(dirs: Dirs, spec: Spec, facts: Facts) -> tuple[object, ...] | None:
@@ -78,28 +89,32 @@ def conditions(dirs: Dirs, spec: Spec, facts: Facts) -> tuple[object, ...] | Non
 
 
 def recall(dirs: Dirs, words: list[str]) -> Kept | None:
-    """Return the plan of a command line that was typed before."""
-    key = _key(dirs, words)
-    try:
-        found: Any = marshal.loads(_read(_path(dirs, key)))
-    except (OSError, ValueError, EOFError, TypeError):
-        return None
-    if not isinstance(found, tuple) or found[0] != key:
-        return None
-    known, typed, rest = found[1:]
-    facts, link, target, sources = known
-    network, program, steps, fields = rest
-    return Kept(facts, link, target, sources, Typed(*typed), network, program, steps, fields)
+    """Return the plan of a command line that was typed before, with these arguments or others."""
+    here = _here(dirs)
+    number = crc32(repr(here).encode())
+    for count, word in enumerate(words, 1):  # where the command begins is not known without the table of options
+        number = crc32(os.fsencode(word) + b"\0", number)
+        try:
+            found: Any = marshal.loads(_read(dirs, number))
+        except (OSError, ValueError, EOFError, TypeError):
+            continue
+        if not isinstance(found, tuple) or found[0] != (*here, *words[:count]) or (count < len(words) and not found[1]):
+            continue
+        facts, link, target, sources = found[2]
+        network, program, steps, rest = found[4]
+        arguments = words[count:] if found[1] else None
+        return Kept(facts, link, target, sources, Typed(*found[3]), network, program, steps, rest, arguments)
+    return None
 
 
-def _read(path: str) -> bytes:
+def _read(dirs: Dirs, number: int) -> bytes:
     """Return what we have written there ourselves: where a stranger may make the directory first (/tmp), it is not believed."""
-    folder = os.open(os.path.dirname(path), os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    folder = os.open(_folder(dirs), os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         status = os.fstat(folder)
         if status.st_uid != os.geteuid() or status.st_mode & 0o077:
             raise PermissionError
-        fd = os.open(os.path.basename(path), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
+        fd = os.open(f"{number:08x}", os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
     finally:
         os.close(folder)
     try:
@@ -108,20 +123,30 @@ def _read(path: str) -> bytes:
         os.close(fd)
 
 
-def remember(dirs: Dirs, words: list[str], known: Any, typed: Typed, ready: Ready) -> None:
-    """Keep a plan that was launched. ``known``: its conditions. A full or read-only disk is no reason to complain."""
-    key = _key(dirs, words)
+def remember(dirs: Dirs, words: list[str], arguments: int | None, known: tuple[object, ...], typed: Typed, ready: Ready) -> None:
+    """Keep a plan that was launched. A full or read-only disk is no reason to complain.
+
+    Args:
+        arguments: how many of the words are the command's arguments; None where it has the image's own command.
+        known: its conditions.
+    """
+    here, words = _here(dirs), words[: len(words) - (arguments or 0)]
+    number = crc32(repr(here).encode())
+    for word in words:
+        number = crc32(os.fsencode(word) + b"\0", number)
     steps = tuple((type(step).__module__, type(step).__name__, _plain(step)) for step in ready.prepare)
-    rest: Any = tuple(getattr(ready, field) for field in _FIELDS)
+    rest = tuple(getattr(ready, field) for field in _FIELDS)
     network = any(name == "MakeNetwork" for _, name, _ in steps)
-    path = _path(dirs, key)
+    plan: Any = (network, _plain(ready.program), steps, rest)
+    path = f"{_folder(dirs)}/{number:08x}"  # of two with one number the last is kept
     new = f"{path}.{os.getpid()}"
     try:
-        os.makedirs(os.path.dirname(path), 0o700, exist_ok=True)
-        _make_room(os.path.dirname(path))
+        os.makedirs(_folder(dirs), 0o700, exist_ok=True)
+        _make_room(_folder(dirs))
         fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
-            os.write(fd, marshal.dumps((key, known, _plain(typed), (network, _plain(ready.program), steps, rest))))
+            value: Any = ((*here, *words), arguments is not None, known, _plain(typed), plan)
+            os.write(fd, marshal.dumps(value))
         finally:
             os.close(fd)
         os.rename(new, path)  # of what is cut off by a full disk nothing is believed: marshal notices
@@ -136,16 +161,16 @@ def _make_room(folder: str) -> None:
             os.unlink(f"{folder}/{name}")
 
 
-def _key(dirs: Dirs, words: list[str]) -> Any:
+def _here(dirs: Dirs) -> tuple[str | int, ...]:
     try:
-        here = os.getcwd()
+        place = os.getcwd()
     except FileNotFoundError:  # it was removed
-        here = ""
-    return build.ID, os.geteuid(), dirs.store, dirs.state, here, tuple(words)
+        place = ""
+    return build.ID, os.geteuid(), dirs.store, dirs.state, place
 
 
-def _path(dirs: Dirs, key: Any) -> str:
-    return f"{dirs.state}/plans/{crc32(repr(key).encode()):08x}"  # of two with one number the last is kept
+def _folder(dirs: Dirs) -> str:
+    return f"{dirs.state}/plans"
 
 
 def _plain(record: Record) -> Any:

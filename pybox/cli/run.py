@@ -150,7 +150,8 @@ def run(where: Dirs, words: list[str]) -> int:
         raise
     _write_status(status, result)
     if known is not None:
-        plans.remember(where, words, known, Typed(options.timeout, options.keep, options.name, spec.limits.memory), ready)
+        typed = Typed(options.timeout, options.keep, options.name, spec.limits.memory)
+        plans.remember(where, words, len(spec.args) - 1 if spec.args else None, known, typed, ready)
     return tell(result, spec.limits.memory)
 
 

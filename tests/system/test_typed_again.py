@@ -34,6 +34,7 @@ def typed(tmp_path: Path, store: dirs.Dirs):
             check=False,
             capture_output=True,
             text=True,
+            errors="surrogateescape",
             timeout=60,
             env={**os.environ, "LOADED": str(told)},
         )
@@ -63,6 +64,14 @@ def test_the_second_time_it_is_not_planned_and_does_the_same(typed, tmp_path: Pa
     second, planned = typed(*words)
     assert not planned and (second.stdout, second.returncode, second.stderr) == ("b\n0\n", 3, "")
     assert (tmp_path / "data/f").read_text() == "x\nx\n"
+
+
+@pytest.mark.parametrize("init", ["--init", "--no-init"])
+def test_other_arguments_need_no_other_plan(typed, init: str) -> None:
+    for number, words in enumerate((["a b", ""], ["c"], [], ["-n", "\udcff", "x" * 5000])):
+        done, planned = typed("--rm", init, "busybox", "printf", "<%s>", *words)
+        assert planned == (number == 0)
+        assert (done.returncode, done.stdout) == (0, "".join(f"<{word}>" for word in words) or "<>")
 
 
 def test_a_failure_of_what_was_not_planned_is_told_in_the_same_words(typed, tmp_path: Path) -> None:

@@ -7,15 +7,16 @@ from pathlib import Path
 
 import pytest
 
-from pybox import build, plans
+from pybox import build, native, plans
 from pybox.dirs import Dirs
 from pybox.host import Cgroups, Facts
-from pybox.native import Program
+from pybox.native import Program, Table
 from pybox.plans import Typed
 from pybox.ready import Ready
 from pybox.spec import Mount, Spec
 from pybox.steps.hostside import MakeGroup, MakeUserNamespace
 from pybox.steps.network import MakeNetwork
+from pybox.steps.process import BecomeInit, Exec
 
 FACTS = Facts(
     0,
@@ -39,7 +40,7 @@ READY = Ready(
     owner=(0, 0),
     init=True,
     holder=False,
-    asked={"image": "busybox", "limits": {"memory": 5}},
+    asked={"image": "busybox", "args": ["true", "\udcff"], "limits": {"memory": 5}},
     keep=True,
     managed=False,
 )
@@ -72,7 +73,7 @@ def spec(dirs: Dirs) -> Spec:
 def keep(dirs: Dirs) -> None:
     known = plans.conditions(dirs, spec(dirs), FACTS)
     assert known is not None
-    plans.remember(dirs, WORDS, known, TYPED, READY)
+    plans.remember(dirs, WORDS, 1, known, TYPED, READY)
 
 
 def again(dirs: Dirs, words: list[str] | None = None, facts: Facts = FACTS) -> Ready | None:
@@ -103,7 +104,7 @@ def test_another_place_of_control_groups_is_another_plan(here: Dirs, field: str)
 
 def test_other_words_another_place_or_another_build_are_another_plan(here: Dirs, monkeypatch: pytest.MonkeyPatch) -> None:
     keep(here)
-    for other in (WORDS[:-1], [*WORDS, ""], ["--rm busybox true", "\udcff"]):
+    for other in (WORDS[:-2], ["-q", *WORDS], ["--rm busybox true", "\udcff"]):
         assert again(here, other) is None
     for other in (here.replace(store="/other"), here.replace(state="/other")):
         assert again(other) is None
@@ -120,7 +121,7 @@ def test_other_words_another_place_or_another_build_are_another_plan(here: Dirs,
 
 
 def test_two_plans_of_one_number_are_told_apart(here: Dirs, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(plans, "crc32", lambda text: 7)
+    monkeypatch.setattr(plans, "crc32", lambda text, before=0: 7)
     keep(here)
     assert again(here, ["other"]) is None and again(here) == READY
 
@@ -177,7 +178,7 @@ def test_they_are_never_too_many(here: Dirs, monkeypatch: pytest.MonkeyPatch) ->
     known = plans.conditions(here, spec(here), FACTS)
     assert known is not None
     for number in range(10):
-        plans.remember(here, [str(number)], known, TYPED, READY)
+        plans.remember(here, [str(number)], None, known, TYPED, READY)
         assert 0 < len(os.listdir(f"{here.state}/plans")) <= 3
 
 
@@ -195,3 +196,41 @@ def test_a_directory_that_others_can_write_to_is_not_believed(here: Dirs) -> Non
     os.rename(f"{here.state}/plans", f"{here.state}/elsewhere")
     os.symlink("elsewhere", f"{here.state}/plans")
     assert again(here) is None
+
+
+@pytest.mark.parametrize("init", [True, False])
+def test_other_arguments_are_put_into_the_plan_as_if_it_had_been_made_with_them(here: Dirs, init: bool) -> None:
+    def planned(*words: str) -> Ready:
+        table = Table()
+        if init:
+            BecomeInit(paths=("/bin/echo", "/usr/bin/echo"), args=words).lower(table)
+        Exec(("/bin/echo", "/usr/bin/echo"), words, ("HOSTNAME=CONTAINER-ID", "A=b"), named=True).lower(table)
+        return READY.replace(program=table.program(), words=words, asked={"image": "busybox", "args": list(words)}, init=init)
+
+    typed = ["--rm", "busybox", "echo"]
+    known = plans.conditions(here, spec(here), FACTS)
+    assert known is not None
+    plans.remember(here, [*typed, "a", "b"], 2, known, TYPED, planned("echo", "a", "b"))
+    for arguments in (["a", "b"], [], ["\udcff", "", "--rm", "c d"]):
+        found = again(here, [*typed, *arguments])
+        fresh = planned("echo", *arguments)
+        assert found is not None and found.words == fresh.words and found.asked == fresh.asked
+        assert strings(found.program) == strings(fresh.program)
+    assert again(here, typed[:-1]) is None
+
+
+def strings(program: Program) -> list[list[bytes]]:
+    """Return the texts that each row points to: words, variables, paths."""
+    shown = []
+    for at in range(0, len(program.rows), native._ROW.size):
+        fields = native._ROW.unpack_from(program.rows, at)
+        shown += [program.blob[fields[4 + n] :].split(b"\0", fields[8 + n])[: fields[8 + n]] for n in range(3)]
+    return shown
+
+
+def test_an_image_s_own_command_takes_no_arguments_from_another_line(here: Dirs) -> None:
+    known = plans.conditions(here, spec(here), FACTS)
+    assert known is not None
+    plans.remember(here, ["--rm", "busybox"], None, known, TYPED, READY)
+    assert again(here, ["--rm", "busybox"]) == READY
+    assert again(here, ["--rm", "busybox", "true"]) is None
