@@ -101,7 +101,7 @@ install: $(BIN)/pip packages-build ## install a wheel and the fast launcher [PRE
 	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/lib
 	rm -rf $(DESTDIR)$(LIBRARY) build/stage/bin
 	cp -a build/stage $(DESTDIR)$(LIBRARY)
-	$(PYTHON) -I .ci/bundle $(abspath $(DESTDIR)$(LIBRARY))
+	$(PYTHON) -I .ci/bundle $(abspath $(DESTDIR)$(LIBRARY)) $(LIBRARY)
 	.ci/launcher $(PYTHON) $(LIBRARY) >build/launcher
 	install -m 755 build/launcher $(DESTDIR)$(PREFIX)/bin/pybox
 	install -d $(DESTDIR)$(PREFIX)/lib/systemd/system
