@@ -22,12 +22,8 @@ from pybox.steps.base import Desk
 from pybox.steps.hostside import MakeUpper
 from pybox.undo import kill_group, undo
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
 GRACE = 10.0  # seconds between the stop signal and SIGKILL, as docker
-_PATIENCE = 30.0  # seconds for the end of a killed container to be recorded
+PATIENCE = 30.0  # seconds for the end of a killed container to be recorded
 
 
 def create(runtime: Runtime, what: Kept) -> Kept:
@@ -194,7 +190,7 @@ def await_end(dirs: Dirs, asked: Entry, deadline: float) -> None:
     heard = asked.pid
     while entry is not None and entry.alive:
         now = monotonic()
-        if now > deadline + _PATIENCE:
+        if now > deadline + PATIENCE:
             raise StateError(
                 f"container {entry.identity} does not end", "a process of it may hang in the kernel; try again later"
             )
@@ -268,7 +264,7 @@ def _wait_beside(entry: Entry) -> int:
         pass
     if status is None:
         raise StateError(f"container {entry.identity} is gone", "it was started with --rm, and had ended already or was killed")
-    listing.wait_for_owner(entry.path, _PATIENCE)
+    listing.wait_for_owner(entry.path, PATIENCE)
     return verdict(status, False, 0)[1]
 
 
@@ -334,22 +330,3 @@ def rename(dirs: Dirs, entry: Entry, name: str) -> None:
             undo("unlink", f"{dirs.store}/names/{what.name}")
     finally:
         os.close(lock)
-
-
-def boot(dirs: Dirs) -> Iterator[tuple[Entry, PyboxError | None]]:
-    """Start what is to run whenever the machine does: restart policy always, or unless-stopped and nobody has stopped it."""
-    for entry in listing.entries(dirs):
-        if entry.alive or entry.status == "created":
-            continue
-        try:
-            what = kept.load(dirs, entry.identity)
-            if what is None or what.restart not in ("always", "unless-stopped"):
-                continue
-            if what.restart == "unless-stopped" and kept.is_stopped(dirs, entry.identity):
-                continue
-            start(dirs, entry.identity)
-            yield entry, None
-        except PyboxError as error:
-            yield entry, error
-        except OSError as error:
-            yield entry, PyboxError(f"container {entry.identity}: {error.strerror}: {error.filename or ''}")

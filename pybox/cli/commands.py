@@ -49,7 +49,7 @@ COMMANDS = (
         "logs",
     ),
     Command("rename", LIVE, "rename CONTAINER NAME", "give a container another name", "lifecycle", "rename"),
-    Command("boot", LIVE, "boot", "start what is to run whenever the machine does (--restart)", "lifecycle", "boot"),
+    Command("boot", LIVE, "boot [--stop]", "start what is to run whenever the machine does (--restart)", "lifecycle", "boot"),
     Command("finish", HIDDEN, "finish", "record the end of a container", "lifecycle", "finish"),
     Command("pause", LIVE, "pause CONTAINER...", "freeze containers: no process of theirs runs on", "steering", "pause"),
     Command("unpause", LIVE, "unpause CONTAINER...", "let frozen containers go on", "steering", "unpause"),

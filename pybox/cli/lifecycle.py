@@ -36,6 +36,7 @@ ATTACH = (
     Option(("--detach-keys",), "", "keys to leave it by (ctrl-p,ctrl-q)", "KEYS"),
 )
 WAIT = (Option(("--condition",), "", "stopped (the default) or healthy", "CONDITION"),)
+BOOT = (Option(("--stop",), "", "end them instead, as when the machine goes down: the next boot starts them again"),)
 PRUNE = (Option(("-f", "--force"), "", "accepted: nothing is asked"),)
 
 
@@ -229,12 +230,15 @@ def prune(where: Dirs, words: list[str]) -> int:
 
 
 def boot(where: Dirs, words: list[str]) -> int:
-    """Start the containers that are to run whenever the machine does."""
-    if words:
-        raise SpecError("boot", " ".join(words), "takes no arguments")
+    """Start the containers that are to run whenever the machine does; or end them, until the next boot."""
+    parsed = parse_anywhere(BOOT, words)
+    if parsed.rest:
+        raise SpecError("boot", " ".join(parsed.rest), "takes no arguments")
+    from pybox import boot as machine  # here: the end of every container comes through this module (finish)
+
     burial.mend(where)
     status = 0
-    for entry, error in lifecycle.boot(where):
+    for entry, error in machine.leave(where) if parsed.has("stop") else machine.arrive(where):
         if error is None:
             print(entry.name or entry.identity)
         else:

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from harness import PURE_V2, cli, eventually, start
 
-from pybox import burial, dirs, kept, lifecycle, listing
+from pybox import boot, burial, dirs, kept, lifecycle, listing
 from pybox.listing import Entry
 
 DEAF = "trap '' TERM; echo ready; while :; do sleep 1; done"
@@ -256,6 +256,26 @@ def test_after_a_reboot_all_is_listed_named_and_started_as_its_policy_says(store
     }  # fmt: skip
     assert cli("exec", "always", "sh", "-c", "wc -l </n").stdout.strip() == "2"  # its writable layer was kept
     assert cli("boot").stdout == ""
+
+
+def test_what_a_boot_starts_the_machines_end_ends_and_the_next_boot_starts_again(store: dirs.Dirs) -> None:
+    for name, policy in (("always", "always"), ("unless", "unless-stopped"), ("paused", "always"), ("no", "no")):
+        script = f"trap 'echo {name} heard it; exit' USR1; while :; do sleep 0.02; done"
+        background("--name", name, "--restart", policy, "--stop-signal", "USR1", "busybox", "sh", "-c", script)
+    make("restarting")
+    assert cli("pause", "paused").returncode == 0
+    due = {"always", "unless", "paused", "restarting"}
+    done = cli("boot", "--stop")
+    assert (done.returncode, set(done.stdout.split()), done.stderr) == (0, due, "")
+    assert {name: status(name) for name in (*due, "no")} == {**dict.fromkeys(due, "exited"), "no": "running"}
+    for name in ("always", "unless", "paused"):
+        assert cli("logs", name).stdout == f"{name} heard it\n"
+    assert cli("boot", "--stop").stdout == ""
+    assert set(cli("boot").stdout.split()) == due
+    assert cli("kill", "-s", "STOP", "always").returncode == 0  # it hears nothing
+    assert {entry.name: error for entry, error in boot.leave(store, grace=0.5)} == dict.fromkeys(due)
+    assert (seen("always").result or {})["reason"] == "signal"
+    assert refused("boot", "always").startswith("boot: 'always': takes no arguments")
 
 
 def test_twenty_commands_on_one_container_at_once_leave_it_whole(store: dirs.Dirs) -> None:

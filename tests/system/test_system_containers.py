@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import subprocess
+import sys
+import sysconfig
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from harness import CONTROLLERS, PURE_V2, Images, cli, eventually
+from harness import CONTROLLERS, HERE, PURE_V2, Images, cli, eventually
 
 from pybox import api, dirs
 from pybox.errors import ImageError
 from pybox.image import store as shelf
 from pybox.image.importing import import_
 from pybox.image.model import Image, ImageConfig
+from pybox.kernel.namespaces import FIRST_ID
 from pybox.seen import Seen
 from pybox.spec import Spec
 
@@ -218,3 +222,90 @@ def test_systemd_boots_runs_a_unit_and_shuts_down(debian_system: str) -> None:
         assert cli("stop", "-t", "600", identity).returncode == 0
         assert "Reached target" in log(identity)
         assert (found(identity)["reason"], found(identity)["exit_code"]) == ("exit", 0)
+
+
+# No pybox inside of a container that has parts of /proc covered: its own root may uncover them.
+UNCOVER = """\
+[Unit]
+Before=pybox.service
+[Service]
+Type=oneshot
+ExecStart=sh -c "umount -l $$(grep -Eo ' /(proc|sys)/[^ ]+' /proc/self/mountinfo | grep -v cgroup)"
+[Install]
+WantedBy=multi-user.target
+"""
+INNER = """\
+trap 'echo heard TERM' TERM
+trap 'sleep 0.1; echo heard USR1; exit 0' USR1
+echo begins
+while :; do sleep 0.02; done
+"""
+
+
+def installed(place: Path, image: Path) -> Iterator[str]:
+    """Yield the options that show this pybox, its Python and its unit in a container, at the paths that they have after `make install`."""
+    python, repository = Path(sys.executable).resolve(), HERE.parent.parent
+    for folder in ("bin", "lib/systemd/system"):
+        (place / folder).mkdir(parents=True)
+    binding = next(Path(sysconfig.get_path("platlib")).glob("_cffi_backend.*"))
+    launcher = subprocess.run(
+        [repository / ".ci/launcher", python, "/usr/local/lib/pybox"], capture_output=True, check=True
+    ).stdout
+    (place / "bin/pybox").write_bytes(launcher)
+    (place / "bin/pybox").chmod(0o755)
+    unit = (repository / "docs/pybox.service").read_text().replace("@PREFIX@", "/usr/local")
+    (place / "lib/systemd/system/pybox.service").write_text(unit)
+    (place / "lib/systemd/system/uncover.service").write_text(UNCOVER)
+    shown = {repository / "pybox": "/usr/local/lib/pybox/pybox", binding: f"/usr/local/lib/pybox/{binding.name}"}
+    shown |= {place / "bin": "/usr/local/bin", place / "lib/systemd": "/usr/local/lib/systemd"}
+    shown |= {python: str(python), Path(sysconfig.get_path("stdlib")): sysconfig.get_path("stdlib")}
+    needed = subprocess.run(["ldd", python, binding], capture_output=True, text=True, check=True).stdout
+    for library in re.findall(r"=> (/\S+)", needed):
+        if not (image / library.lstrip("/")).exists():
+            shown[Path(library).resolve()] = library
+    for path, target in shown.items():
+        yield from ("-v", f"{path}:{target}:ro")
+
+
+def test_the_unit_starts_at_each_boot_what_is_to_run_always_and_ends_it_by_its_stop_signal(
+    debian_system: str, store: dirs.Dirs, tree: Path, tmp_path: Path
+) -> None:
+    disk = tmp_path / "disk"  # what the machine's /var/lib/pybox is on: no writable layer can be on another one
+    disk.mkdir()
+    os.chown(disk, FIRST_ID, FIRST_ID)
+    subprocess.run(["tar", "-C", tree, "-cf", tmp_path / "tree.tar", "."], check=True)
+    program = installed(tmp_path / "prefix", Path(shelf.find(store, debian_system).layers[0]))
+
+    def said() -> list[str]:
+        (path,) = disk.glob("containers/*/log")
+        return [line.split(" ", 3)[-1] for line in path.read_text().splitlines()]
+
+    with booted(*program, "-v", f"{disk}:/var/lib/pybox", "-v", f"{tmp_path}/tree.tar:/tree.tar:ro", debian_system) as box:
+
+        def active() -> bool:
+            return cli("exec", box, "systemctl", "is-active", "pybox").stdout == "active\n"
+
+        assert eventually(lambda: cli("exec", box, "systemctl", "is-system-running").stdout in ("running\n", "degraded\n"))
+        assert exec_(box, "systemd-analyze verify pybox.service 2>&1") == ""
+        exec_(box, "systemctl enable --now --quiet uncover; pybox import busybox /tree.tar --cmd sh")
+        exec_(box, f'pybox run -d --name inner --restart always --stop-signal USR1 busybox sh -c "{INNER}"')
+        assert eventually(lambda: said() == ["begins"])
+        exec_(box, "pybox stop inner")
+
+        exec_(box, "systemctl enable --now --quiet pybox")
+        assert active()
+        assert exec_(box, "cat /proc/$(pidof pybox-monitor)/cgroup | grep ^0:") == "0::/system.slice/pybox.service"
+        run = ["begins", "heard USR1"]
+        assert eventually(lambda: said() == [*run, "begins"])
+        exec_(box, "systemctl stop pybox")
+        assert said() == run * 2
+        assert exec_(box, "pybox inspect -f exit_code inner; systemctl is-active pybox || true").split() == ["0", "inactive"]
+
+        exec_(box, "systemctl start pybox")
+        assert eventually(lambda: said() == [*run * 2, "begins"])
+        assert cli("restart", "-t", "600", box).returncode == 0
+        assert said()[:6] == run * 3
+        assert eventually(lambda: said() == [*run * 3, "begins"])
+        assert eventually(active)
+        assert cli("stop", "-t", "600", box).returncode == 0
+        assert said() == run * 4

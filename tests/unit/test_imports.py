@@ -38,6 +38,7 @@ LAYERS = (
     "aio",
     "jobs",
     "lifecycle",
+    "boot",
     "checking",
     "doctor",
     "cli",
