@@ -217,6 +217,8 @@ static _Noreturn void finish(char **words)
 		fate.timed_out,
 		log_lost(),
 		fate.told_to_end,
+		fate.used.ru_inblock * 512,
+		fate.used.ru_oublock * 512,
 	};
 
 	become(words, facts, sizeof(facts) / sizeof(facts[0]));

@@ -26,6 +26,8 @@ int pb_wait(int pid, struct pb_usage *usage)
 	usage->user_us = used.ru_utime.tv_sec * 1000000 + used.ru_utime.tv_usec;
 	usage->system_us = used.ru_stime.tv_sec * 1000000 + used.ru_stime.tv_usec;
 	usage->maxrss_kb = used.ru_maxrss;
+	usage->read_bytes = used.ru_inblock * 512;
+	usage->written_bytes = used.ru_oublock * 512;
 	return 0;
 }
 

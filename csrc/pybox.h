@@ -147,6 +147,7 @@ struct pb_usage {
 	int32_t status; /* as wait(2) gives it */
 	int64_t user_us, system_us;
 	int64_t maxrss_kb;
+	int64_t read_bytes, written_bytes; /* from and to block devices */
 };
 
 /* Clone and walk the rows; returns when the command runs (0) or a row has failed (-1, see report). leash is the parent's and

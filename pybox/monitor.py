@@ -296,6 +296,8 @@ class Fate(Record):
     timed_out: int
     lost: int  # lines of the log
     told_to_end: int  # the monitor itself was sent SIGTERM: the machine goes down
+    read_bytes: int  # from block devices
+    written_bytes: int
 
 
 def finish(dirs: Dirs, identity: str, lock: int, enforced: str, fate: Fate) -> None:
@@ -337,6 +339,7 @@ def _result(journal: dict[str, Json], what: Kept, enforced: str, fate: Fate) -> 
     reason, code, ended_by = verdict(status, bool(fate.timed_out), cost.oom_kills)
     args = journal.get("args")
     how = fastjson.loads(enforced)
+    peak = fate.maxrss_kb * 1024 if fate.maxrss_kb >= 0 else None
     return Result(
         id=what.identity,
         image=what.spec.image,
@@ -348,8 +351,8 @@ def _result(journal: dict[str, Json], what: Kept, enforced: str, fate: Fate) -> 
         ended=time(),
         cpu_user=fate.user_us / 1e6,
         cpu_system=fate.system_us / 1e6,
-        memory_peak=cost.memory_peak if cost.memory_peak is not None else fate.maxrss_kb * 1024 if fate.maxrss_kb >= 0 else None,
-        limit_hits=cost.limit_hits,
+        **cost.with_usage(peak, (fate.read_bytes, fate.written_bytes)),
+        image_id=what.image_id,
         effective=tuple((name, str(value)) for name, value in how.items()) if isinstance(how, dict) else (),
         error=f"{fate.lost} lines of its log are missing: the disk was full" if fate.lost else None,
     )
@@ -366,10 +369,7 @@ def _wants_restart(dirs: Dirs, what: Kept, result: Result) -> bool:
 
 
 def _wait_for_restart(dirs: Dirs, claim: Claim, result: Result) -> None:
-    """Become a monitor that waits, for a time that doubles from 0.1 s to a minute; meanwhile it hears `stop` and `rm -f`.
-
-    Returns only when that can't be: then the container stays as it is, ended.
-    """
+    """Become a monitor that waits, 0.1 s doubling to a minute, and hears `stop` and `rm -f`; returns only when that can't be."""
     from time import monotonic
 
     count = 0 if result.wall >= _GOOD_RUN else int(read(f"{claim.path}/restarts") or 0)

@@ -205,6 +205,8 @@ class Usage(Record):
     cpu_user: float
     cpu_system: float
     maxrss: int
+    read_bytes: int  # from block devices; from the page cache it is free
+    written_bytes: int
 
 
 def wait(pid: int) -> Usage:
@@ -213,7 +215,8 @@ def wait(pid: int) -> Usage:
     while (result := lib.pb_wait(pid, usage)) < 0:
         if result != -4:  # EINTR
             raise OSError(-result, os.strerror(-result))
-    return Usage(usage.status, usage.user_us / 1e6, usage.system_us / 1e6, usage.maxrss_kb * 1024)
+    cpu = usage.user_us / 1e6, usage.system_us / 1e6
+    return Usage(usage.status, *cpu, usage.maxrss_kb * 1024, usage.read_bytes, usage.written_bytes)
 
 
 def _checked(result: int, path: str | None = None) -> int:

@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     Reason = Literal["exit", "signal", "timeout", "oom", "cancelled", "launch-failed", "lost"]
 
 
+PAIRS = ("limit_hits", "effective", "stall")  # fields that JSON has as objects
+
+
 class Result(Record):
     """How a container ended. ``reason`` tells apart what exit status 137 alone does not.
 
@@ -40,6 +43,11 @@ class Result(Record):
     cpu_system: float = 0.0
     memory_peak: int | None = None  # bytes: of the container with a memory limit, else of its largest process
     limit_hits: tuple[tuple[str, int], ...] = ()  # (memory, pids or cpu; how often)
+    io_read: int | None = None  # bytes from block devices, by all processes; what the page cache had is free
+    io_written: int | None = None
+    pids_peak: int | None = None  # processes and threads at once; None without a group that counted them
+    stall: tuple[tuple[str, float], ...] = ()  # (cpu, memory or io; seconds that some process waited for it): PSI, see bill.py
+    image_id: str = ""  # sha256:..., which the name may not mean any more; "host"
     effective: tuple[tuple[str, str], ...] = ()  # (limit asked for, what enforced it)
     error: str | None = None  # why it never ran
     index: int | None = None  # of many: which one, from 0
@@ -63,7 +71,7 @@ class Result(Record):
         for name, value in self.items():
             if name in ("stdout", "stderr"):
                 continue
-            plain[name] = dict(value) if name in ("limit_hits", "effective") else value  # type: ignore[call-overload, assignment]
+            plain[name] = dict(value) if name in PAIRS else value  # type: ignore[call-overload, assignment]
         return plain
 
 

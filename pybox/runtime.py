@@ -11,7 +11,7 @@ from time import time
 
 from pybox import dirs as directories
 from pybox import host, native, state, supervise
-from pybox.bill import Bill, bill
+from pybox.bill import STALL, Bill, bill
 from pybox.dirs import Dirs
 from pybox.ready import Ready
 from pybox.record import Record
@@ -210,7 +210,7 @@ class Running:
         finished = False
         try:
             self._close()
-            result = _result(self._ready, self._desk, end, bill(self.groups))
+            result = _result(self._ready, self._desk, end, bill(self.groups, end.wall >= STALL))
             if self._options.keep:
                 _ended(self._dirs, result)
             finished = True
@@ -305,7 +305,7 @@ def _result(ready: Ready, desk: Desk, end: supervise.End, cost: Bill) -> Result:
         ended=time(),
         cpu_user=end.usage.cpu_user,
         cpu_system=end.usage.cpu_system,
-        memory_peak=cost.memory_peak if cost.memory_peak is not None else end.peak,
-        limit_hits=cost.limit_hits,
+        **cost.with_usage(end.peak, (end.usage.read_bytes, end.usage.written_bytes)),
+        image_id=ready.image[1],
         effective=effective(ready, desk),
     )

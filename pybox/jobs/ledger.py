@@ -15,7 +15,7 @@ from time import sleep
 from pybox import fastjson
 from pybox.errors import SpecError, StateError
 from pybox.jobs.job import Job
-from pybox.result import Result
+from pybox.result import PAIRS, Result
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ class Ledger:
 
     def _result(self, index: int, job: Job, row: dict[str, Json]) -> Result:
         fields: dict[str, object] = {name: row[name] for name in row if name not in ("schema", "key")}
-        for name in ("limit_hits", "effective"):
+        for name in PAIRS:
             value = row.get(name)
             fields[name] = tuple(value.items()) if isinstance(value, dict) else ()
         fields["args"] = job.args

@@ -142,7 +142,7 @@ def become_and_end(start: Callable[[], None]) -> None:
 def test_finish_killed_at_any_moment_loses_no_end(store: dirs.Dirs, restart: str, remove: bool) -> None:
     if remove and restart != "no":
         pytest.skip("refused")
-    fate = monitor.Fate(3 << 8, 3 << 8, 100, 0, 0, 100, 0, 0, 0)
+    fate = monitor.Fate(3 << 8, 3 << 8, 100, 0, 0, 100, 0, 0, 0, 0, 0)
 
     def running() -> state.Claim:
         made = lifecycle.create(mine(), what(restart=restart, remove=remove))

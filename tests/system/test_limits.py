@@ -258,3 +258,14 @@ def test_the_status_file_says_that_a_signal_ended_it(tmp_path: Path) -> None:
         assert process.wait() == 128 + 15
     found = json.loads(path.read_text())
     assert (found["reason"], found["signal"], found["exit_code"]) == ("signal", 15, 143)
+
+
+def test_a_result_says_what_the_job_used_of_everything() -> None:
+    script = "dd if=/dev/zero of=/tmp/x bs=64k count=16 2>/dev/null; sleep 0.1 & sleep 0.1 & wait"
+    result = shell(script, pids=20)
+    assert result.ok and result.image_id.startswith("sha256:") and len(result.image_id) == 7 + 64
+    assert result.io_read is not None and result.io_written is not None
+    assert result.pids_peak is None or 4 <= result.pids_peak <= 6  # Linux 6.10; init, the shell and two in the background
+    if PURE_V2:
+        assert [name for name, _ in result.stall] in (["cpu", "memory", "io"], [])  # none in a kernel without PSI
+        assert all(0 <= seconds <= result.wall for _, seconds in result.stall)

@@ -240,3 +240,20 @@ def test_the_bill_of_a_cgroup_v1_run(tmp_path: Path) -> None:
 @pytest.mark.parametrize("controller", ["", "memory"])
 def test_a_group_that_counted_nothing_is_no_bill_and_no_error(controller: str, tmp_path: Path) -> None:
     assert bill(((controller, f"{tmp_path}/gone"),)) == Bill() == bill(())
+
+
+def test_the_bill_has_the_devices_the_processes_and_the_waiting(tmp_path: Path) -> None:
+    files = {
+        "io.stat": "8:0 rbytes=100 wbytes=7 rios=1 wios=1 dbytes=0 dios=0\n8:16 rbytes=11 wbytes=0 rios=1 wios=0 dbytes=0 dios=0\n",
+        "pids.peak": "5\n",
+        "cpu.pressure": "some avg10=0.00 avg60=0.00 avg300=0.00 total=1500000\nfull avg10=0.00 avg60=0.00 avg300=0.00 total=9\n",
+        "memory.pressure": "some avg10=0.00 avg60=0.00 avg300=0.00 total=0\n",
+    }
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    cost = bill((("", str(tmp_path)),))
+    assert (cost.io_read, cost.io_written, cost.pids_peak, cost.stall) == (111, 7, 5, (("cpu", 1.5), ("memory", 0.0)))
+    assert bill((("", str(tmp_path)),), stalls=False) == Bill(pids_peak=5)
+    assert Bill(pids_peak=5).with_usage(9, (1, 2)) == {
+        **{name: value for name, value in Bill(9, 0, (), 1, 2, 5).items() if name != "oom_kills"}
+    }
