@@ -90,6 +90,11 @@ bench-living: $(BIN)/pip packages-build packages-bench packages-bench-living ## 
 	@$(MAKE) --no-print-directory install PREFIX=$(CURDIR)/build/bench
 	$(PYTHON) bench/living.py --prefix build/bench $(BENCH)
 
+bench-jobs: $(BIN)/pip packages-build packages-bench ## measure run_many against pools of bwrap and podman commands
+	rm -rf build/bench
+	@$(MAKE) --no-print-directory install PREFIX=$(CURDIR)/build/bench
+	$(PYTHON) bench/jobs.py --prefix build/bench $(BENCH)
+
 # --- install -----------------------------------------------------------------------------------------------------------------
 
 # Built aside and then swapped in. compileall runs with the final path, which is what a traceback shows.

@@ -66,7 +66,9 @@ class _Crew:
                 result = Result("", job.image, job.args, "launch-failed", error.exit_code, error=error.message)
             finally:
                 with self._lock:
-                    self._running.pop(index, None)
+                    ours = self._running.pop(index, -1)
+                if ours >= 0:
+                    os.close(ours)
             result = result.replace(index=index, name=job.name, attempts=attempt)
             if self._over and not result.ok:
                 return result.replace(reason="cancelled")
@@ -76,7 +78,8 @@ class _Crew:
 
     def _started(self, index: int, child: Child) -> None:
         with self._lock:
-            self._running[index] = child.pidfd
+            # a copy: the original is closed when it has ended, and its number may be another container's by then
+            self._running[index] = os.dup(child.pidfd)
             if self._over:
                 self._kill(child.pidfd)
 
