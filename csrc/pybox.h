@@ -169,8 +169,14 @@ int pb_open_in_root(int dirfd, const char *path, int flags);
 /* Have a network namespace made, loopback up, unless one is there or in the making; returns at once. */
 void pb_order_network(void);
 
-/* Take one that was made, or wait for it. A close-on-exec fd or -errno. */
-int pb_take_network(void);
+/* Take one that was made, or wait for it. A close-on-exec fd or -errno; and a socket in there, to close or to give it back with. */
+int pb_take_network(int *socket);
+
+/* Its container has ended: it may be taken again, if nothing was ever sent in it. Closes the socket or keeps it. */
+void pb_return_network(int socket);
+
+/* Let go of those that nobody has taken. */
+void pb_forget_networks(void);
 
 /* setns(fd, CLONE_NEWUSER), for a process with one thread. 0 or -errno. */
 int pb_enter_user_namespace(int fd);

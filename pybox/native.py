@@ -242,9 +242,23 @@ def order_network() -> None:
     lib.pb_order_network()
 
 
-def take_network() -> int:
-    """Return an fd of a network namespace that nobody has had, loopback up; made now if none was ordered. Raises OSError."""
-    return _checked(lib.pb_take_network())
+def take_network() -> tuple[int, int]:
+    """Return fds of a network namespace as good as new, loopback up, and of a socket in it; made now if none was ordered.
+
+    Raises OSError.
+    """
+    socket = ffi.new("int *")
+    return _checked(lib.pb_take_network(socket)), socket[0]
+
+
+def forget_networks() -> None:
+    """Let go of the network namespaces that no container has at the moment; the next run makes one."""
+    lib.pb_forget_networks()
+
+
+def return_network(socket: int) -> None:
+    """Give back the namespace of a container that has ended, by the socket in it, which is not the caller's any more."""
+    lib.pb_return_network(socket)
 
 
 def open_in_root(dirfd: int, path: str, flags: int) -> int:

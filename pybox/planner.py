@@ -12,9 +12,8 @@ from pybox.dirs import Dirs
 from pybox.errors import SpecError
 from pybox.host import Facts
 from pybox.image import store
-from pybox.kernel import command, credentials, seccomp
+from pybox.kernel import command, credentials, namespaces, seccomp
 from pybox.kernel.inputs import Inputs, TopEntry
-from pybox.kernel.namespaces import FIRST_ID
 from pybox.plan import Plan, make
 from pybox.ready import Ready
 from pybox.spec import Mount, Spec
@@ -49,6 +48,7 @@ def ready_of(given: Inputs, plan: Plan, asked: dict[str, Json]) -> Planned:
         owner=_owner(given),
         init=given.spec.init,
         holder=given.userns,
+        returns_network=namespaces.returns_network(given),
         asked=asked,
         keep=given.keep_upper,
         managed=given.managed,
@@ -60,7 +60,7 @@ def ready_of(given: Inputs, plan: Plan, asked: dict[str, Json]) -> Planned:
 def _owner(given: Inputs) -> tuple[int, int] | None:
     if not given.facts.root:
         return None
-    first = FIRST_ID if given.mapped_by_root else 0
+    first = namespaces.FIRST_ID if given.mapped_by_root else 0
     return first + given.account.uid, first + given.account.gid
 
 

@@ -24,6 +24,7 @@ class Ready(Record):
     owner: tuple[int, int] | None  # the ids of the command on the host, where pybox may give something to them
     init: bool  # pybox-init is process 1
     holder: bool  # a user namespace is to be made, which pybox-init holds until it is entered
+    returns_network: bool  # another container may have it afterwards, see kernel/namespaces.py
     asked: dict[str, Json]  # the Spec as JSON, for the journal
     keep: bool  # as in Inputs: the writable layer is looked at after the run
     managed: bool

@@ -117,7 +117,7 @@ class Runtime:
                 from pybox.failures import host_error  # only who fails pays for the causes
 
                 raise host_error(step, error, ready.planned(self.planner).given) from None
-        if self._ran and "netns" in desk.fds:
+        if self._ran and "netns" in desk.fds and not ready.returns_network:
             native.order_network()  # for the next run: who has run two jobs will run a third
         self._ran = True
         leash = native.leash() if ready.init else (-1, -1)
@@ -210,6 +210,9 @@ class Running:
         finished = False
         try:
             self._close()
+            if self._ready.returns_network and self._desk.network >= 0:
+                native.return_network(self._desk.network)
+                self._desk.network = -1
             result = _result(self._ready, self._desk, end, bill(self.groups, end.wall >= STALL))
             if self._options.keep:
                 _ended(self._dirs, result)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from pybox.errors import SpecError
 from pybox.host import Facts
-from pybox.kernel import cgroup
+from pybox.kernel import cgroup, credentials
 from pybox.kernel.inputs import Inputs
 from pybox.steps.base import ChildStep, HostStep
 from pybox.steps.hostside import MakeUserNamespace
@@ -71,6 +71,17 @@ def prepare(given: Inputs) -> Iterator[HostStep]:
                 "run it as root inside (the default), or get a range: usermod --add-subuids 100000-165535 "
                 f"--add-subgids 100000-165535 uid-{facts.uid}'s name",
             )
+
+
+def returns_network(given: Inputs) -> bool:
+    """Return whether nothing of a container can be left in its network namespace once its processes are gone.
+
+    It could not change it, and it had no path by which a socket of it could have been passed to somebody who lives on.
+    """
+    spec, rights = given.spec, credentials.granted(given.spec, given.facts.last_cap)
+    bound = any(mount.source is not None for mount in spec.mounts)
+    changes = rights & {"CAP_NET_ADMIN", "CAP_NET_RAW", "CAP_SYS_ADMIN"}
+    return spec.takes_spare_network(given.facts.root) and spec.pid == "private" and not changes and not bound
 
 
 def birth(given: Inputs, group: str | None) -> Iterator[ChildStep]:

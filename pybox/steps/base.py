@@ -56,6 +56,7 @@ class Desk:
         self.identity = identity
         self.fds: dict[str, int] = {}
         self.reuse = reuse
+        self.network = -1  # a socket in the network namespace that was made beforehand
         self.dropped: dict[str, str] = {}  # limits that --best-effort gave up, with the reason
 
     def named(self, text: str) -> str:
@@ -68,6 +69,9 @@ class Desk:
             if slot != "userns":  # reused
                 os.close(fd)
         self.fds = {}
+        if self.network >= 0:
+            os.close(self.network)
+            self.network = -1
 
 
 class HostStep(Step):

@@ -18,6 +18,7 @@ class MakeNetwork(HostStep):
 
     It is a third of what the kernel charges for a container and needs nothing of the job, so a thread of pybox makes it
     beforehand, while the run is planned or the one before is running. The fd keeps it until the new process has entered it.
+    A program that runs many jobs gets it back, where nobody can have left a trace in it: see csrc/spare.c.
     """
 
     call: ClassVar[str] = "unshare"
@@ -29,13 +30,13 @@ class MakeNetwork(HostStep):
     def calls(self) -> tuple[str, ...]:
         return (
             "unshare(CLONE_NEWNET)",
-            "socket(AF_INET, SOCK_DGRAM|SOCK_CLOEXEC, IPPROTO_IP)",
+            "socket(AF_NETLINK, SOCK_RAW|SOCK_CLOEXEC, NETLINK_ROUTE)",
             'ioctl(<fd>, SIOCSIFFLAGS, {ifr_name="lo", ifr_flags=IFF_UP})',
             "ioctl(<fd>, SIOCGSKNS, NULL)",
         )
 
     def apply(self, desk: Desk) -> None:
-        desk.fds["netns"] = native.take_network()
+        desk.fds["netns"], desk.network = native.take_network()
 
     def check(self, seen: Seen) -> bool:
         return _only_loopback(seen)

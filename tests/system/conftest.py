@@ -12,7 +12,7 @@ import pytest
 from harness import BUSYBOX, LIBC, Images, differences, make_tree, snapshot
 
 import pybox
-from pybox import dirs
+from pybox import dirs, native
 from pybox.image.importing import import_
 from pybox.image.model import ImageConfig
 
@@ -76,8 +76,10 @@ def image(store: dirs.Dirs, tree: Path, work: Path) -> Images:
 @pytest.fixture(autouse=True)
 def host_unchanged(store: dirs.Dirs) -> Iterator[None]:
     """Mounts, control groups, links, children, fds, state and writable layers are after a test what they were before."""
+    native.forget_networks()  # what this process keeps for its next run
     before = snapshot()
     yield
+    native.forget_networks()
     # what was killed needs a moment to be gone; on a shared machine, so do other people's containers
     limit = time.monotonic() + 20
     while (found := differences(before)) and time.monotonic() < limit:

@@ -13,7 +13,7 @@ import pytest
 from harness import children, eventually
 
 import pybox
-from pybox import Job, dirs, listing, run_many, state
+from pybox import Job, dirs, listing, native, run_many, state
 
 
 def echo(number: int, **options: object) -> Job:
@@ -152,4 +152,5 @@ def test_a_keyboard_interrupt_ends_everything(store: dirs.Dirs) -> None:
 def test_thousands_of_jobs_leave_neither_fds_nor_children() -> None:
     before = len(os.listdir("/proc/self/fd"))
     assert all(result.ok for result in run_many((Job("busybox", ["true"]) for _ in range(300)), parallel=16))
+    native.forget_networks()
     assert len(os.listdir("/proc/self/fd")) <= before + 2 and all(state != "Z" for state in children().values())

@@ -40,6 +40,7 @@ READY = Ready(
     owner=(0, 0),
     init=True,
     holder=False,
+    returns_network=True,
     asked={"image": "busybox", "args": ["true", "\udcff"], "limits": {"memory": 5}},
     keep=True,
     managed=False,
