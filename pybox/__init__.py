@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from pybox import aio as aio
     from pybox.api import run
     from pybox.errors import ImageError, ImageNotFound, LimitError, PyboxError, SpecError, StateError
+    from pybox.executor.errors import CallTimeout, OutOfMemory, RemoteError, WorkerDied, WorkerFailed
+    from pybox.executor.executor import Executor
     from pybox.failures import ExecError, ProgramNotFound, StepFailed
     from pybox.jobs.job import Job
     from pybox.jobs.many import run_many
@@ -33,6 +35,12 @@ _HOMES = {
     "aio": "aio",
     "Job": "jobs.job",
     "run_many": "jobs.many",
+    "Executor": "executor.executor",
+    "CallTimeout": "executor.errors",
+    "OutOfMemory": "executor.errors",
+    "RemoteError": "executor.errors",
+    "WorkerDied": "executor.errors",
+    "WorkerFailed": "executor.errors",
     "Result": "result",
     "JobError": "result",
     "PyboxError": "errors",
@@ -50,19 +58,25 @@ __all__ = [
     "DEVNULL",
     "PIPE",
     "STDOUT",
+    "CallTimeout",
     "ExecError",
+    "Executor",
     "ImageError",
     "ImageNotFound",
     "Job",
     "JobError",
     "LimitError",
+    "OutOfMemory",
     "Process",
     "ProgramNotFound",
     "PyboxError",
+    "RemoteError",
     "Result",
     "SpecError",
     "StateError",
     "StepFailed",
+    "WorkerDied",
+    "WorkerFailed",
     "__version__",
     "aio",
     "popen",

@@ -15,6 +15,7 @@ from pybox.undo import kill_group
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from select import epoll
     from typing import Protocol
 
     class HasFileno(Protocol):
@@ -252,20 +253,22 @@ def _serve(pidfd: int, streams: Streams, deadline: float | None, woken: int) -> 
             elif fd == woken:
                 os.read(woken, 64)  # its handler has run by now
             elif fd == streams.writer:
-                _push(streams, watch, event)
-            elif not _pull(streams, fd):
+                push(streams, watch, event)
+            elif not pull(streams, fd):
                 watch.unregister(fd)
         if ended:
             return True
 
 
-def _pull(streams: Streams, fd: int) -> bool:
+def pull(streams: Streams, fd: int) -> bool:
+    """Read what a stream has now; False at its end. Raises what the caller's function raises."""
     data = os.read(fd, _CHUNK)
     streams.readers[fd].extend(data)
     return bool(data)
 
 
-def _push(streams: Streams, watch: poll, event: int) -> None:
+def push(streams: Streams, watch: poll | epoll, event: int) -> None:
+    """Write what stdin takes now; when there is no more, or nobody wants it, it is no longer watched, and closed."""
     try:
         if event & (POLLERR | POLLHUP) or streams.feed is None:
             raise BrokenPipeError
@@ -287,7 +290,7 @@ def _drain(streams: Streams) -> None:
     for fd in streams.readers:
         os.set_blocking(fd, False)
         try:
-            while _pull(streams, fd):
+            while pull(streams, fd):
                 pass
         except BlockingIOError:
             pass

@@ -37,6 +37,7 @@ LAYERS = (
     "process",
     "aio",
     "jobs",
+    "executor",
     "lifecycle",
     "boot",
     "checking",
