@@ -11,7 +11,8 @@ from pybox.api import Container, options_of, spec_of
 from pybox.errors import SpecError
 from pybox.executor import ship, wire
 from pybox.executor.calls import Call, Command
-from pybox.executor.dispatcher import Dispatcher, Terms
+from pybox.executor.dispatcher import Dispatcher
+from pybox.executor.staff import Terms
 from pybox.units import parse_bytes, parse_int, parse_seconds
 
 TYPE_CHECKING = False
