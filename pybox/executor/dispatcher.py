@@ -17,6 +17,7 @@ from pybox.executor.crew import Worker
 from pybox.executor.errors import WorkerDied, WorkerFailed, death
 from pybox.executor.staff import Staff, Terms
 
+_AT_ONCE = 64  # messages of one worker, before it is the turn of the others
 _GRACE = 5.0  # seconds that a worker has to end by itself
 
 
@@ -99,13 +100,14 @@ class Dispatcher(Staff):
             if event & EPOLLOUT:
                 worker.send_on()
                 self._poll.modify(worker.ours.fileno(), worker.events)
-            self._hear(worker)
+            self._hear(worker, _AT_ONCE)
         except wire.Broken as error:
             self._broken(worker, error)
 
-    def _hear(self, worker: Worker) -> None:
-        """Take all that a worker has said. Raises wire.Broken."""
-        while (message := worker.receive()) is not None:
+    def _hear(self, worker: Worker, most: int = -1) -> None:
+        """Take what a worker has said: ``most`` messages, or all. Raises wire.Broken."""
+        while most != 0 and (message := worker.receive()) is not None:
+            most -= 1
             if not worker.hello:
                 self._greet(worker, message)
             elif (reply := worker.reply(message)) is not None:
@@ -179,13 +181,7 @@ class Dispatcher(Staff):
         self._workers.remove(worker)
         worker.kill()
         self._put_back(worker)
-        try:
-            result = worker.settle()
-        finally:
-            worker.close()
-        error = worker.error or (
-            WorkerDied(f"the worker was killed: {worker.why}", result) if worker.why else death(result, worker.ready)
-        )
+        error = self._autopsy(worker)
         for call in worker.calls:
             if call.future.cancelled():
                 call.dropped()
@@ -193,6 +189,18 @@ class Dispatcher(Staff):
                 call.fail(error)
         if not worker.ready and not worker.leaving:
             self._refused(error)
+
+    def _autopsy(self, worker: Worker) -> BaseException:
+        """Reap a worker; returns what a call ends with that it was in."""
+        try:
+            result = worker.settle()
+        except Exception as error:  # of clearing up; the next pybox will
+            return error
+        finally:
+            worker.close()
+        if worker.error is not None:
+            return worker.error
+        return WorkerDied(f"the worker was killed: {worker.why}", result) if worker.why else death(result, worker.ready)
 
     def _cancel(self, task: Task) -> None:
         where = task.where

@@ -1,4 +1,4 @@
-"""The Executor and its containers. What does not need containers to be tested is in tests/unit/test_executor.py."""
+"""The Executor and its containers. What does not need containers to be tested is in tests/unit/test_executor_calls.py."""
 
 from __future__ import annotations
 

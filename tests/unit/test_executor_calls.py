@@ -224,7 +224,7 @@ def test_an_executor_that_nobody_holds_ends_when_its_work_is_done(
 def test_the_end_of_the_program_waits_for_what_was_submitted(tmp_path: Path) -> None:
     program = (
         f"import sys; sys.path[:0] = [{str(Path(__file__).parent)!r}]\n"
-        "import test_executor as t, pybox, pathlib\n"
+        "import test_executor_calls as t, pybox, pathlib\n"
         "t.crew.Running, t.api.shared = t.LocalRunning, lambda: None\n"
         "pool = pybox.Executor('host', 1)\n"
         f"for n in range(5): pool.submit(pathlib.Path({str(tmp_path)!r}, str(n)).touch)\n"
