@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import concurrent.futures as cf
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -98,7 +99,8 @@ def test_what_a_call_prints_comes_line_by_line() -> None:
 
     def hear(line: bytes) -> None:
         lines.append(line)
-        there.set()
+        if line == b"two\n":
+            there.set()
 
     def say() -> None:
         print("one\ntwo")
@@ -106,7 +108,7 @@ def test_what_a_call_prints_comes_line_by_line() -> None:
 
     with executor(stdout=hear) as pool:
         pool.submit(say)
-        assert there.wait(60) and lines[0] == b"one\n"
+        assert there.wait(60)  # while the call goes on
         pool.kill_workers()
     assert lines == [b"one\n", b"two\n"]
 
@@ -183,3 +185,14 @@ def test_thousands_of_calls_and_many_workers_leave_neither_fds_nor_children() ->
         for _ in range(10):
             assert isinstance(pool.submit(os._exit, 1).exception(), pybox.WorkerDied)
     assert len(os.listdir("/proc/self/fd")) <= before + 2 and all(was != "Z" for was in children().values())
+
+
+@pytest.mark.skipif("memory" not in CONTROLLERS, reason="no memory controller")
+def test_the_examples_of_the_document_run(capfd: pytest.CaptureFixture[str]) -> None:
+    text = (Path(__file__).resolve().parents[2] / "docs" / "executor.md").read_text()
+    examples = re.findall(r"```python\n(.*?)```", text, re.S)
+    space: dict[str, object] = {"__name__": "__main__"}
+    for example in examples:
+        exec(example.replace('"python"', f'"host", python={PYTHON!r}'), space)
+    said = capfd.readouterr().out
+    assert len(examples) == 3 and "hello" in said and "OutOfMemory(" in said and "WorkerDied(" in said and "{'words': 4}" in said

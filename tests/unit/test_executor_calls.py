@@ -191,21 +191,27 @@ def test_after_a_shutdown_nothing_is_taken_and_everything_is_done(pool: Callable
 def test_shutdown_can_drop_what_has_not_begun(pool: Callable[..., pybox.Executor], tmp_path: Path) -> None:
     executor = pool()
     first = executor.submit(_until_there, str(tmp_path / "go"))
-    while not first.running():
-        time.sleep(0.001)
+    _until_there_is(tmp_path / "go.begun")
     others = [executor.submit((tmp_path / str(n)).touch) for n in range(40)]
     executor.shutdown(wait=False, cancel_futures=True)
     assert cf.wait(others, timeout=60).not_done == set() and all(future.cancelled() for future in others)
     (tmp_path / "go").touch()
     assert first.result() == "there"
     executor.shutdown()
-    assert os.listdir(tmp_path) == ["go"]
+    assert sorted(os.listdir(tmp_path)) == ["go", "go.begun"]
 
 
 def _until_there(path: str) -> str:
+    """Wait for a file; that we do is told by another one."""
+    open(f"{path}.begun", "x").close()
     while not os.path.exists(path):
         time.sleep(0.001)
     return "there"
+
+
+def _until_there_is(path: Path) -> None:
+    while not path.exists():
+        time.sleep(0.001)
 
 
 def test_an_executor_that_nobody_holds_ends_when_its_work_is_done(
@@ -287,13 +293,11 @@ def test_time_is_for_each_call(pool: Callable[..., pybox.Executor], monkeypatch:
             executor.submit(double, 1).cancel()  # wakes it, to look at its clock
 
         first, second, third = (executor.submit(_until_there, str(tmp_path / name)) for name in "abc")
-        while not first.running():
-            time.sleep(0.001)
+        _until_there_is(tmp_path / "a.begun")
         at(9)
         (tmp_path / "a").touch()
         assert first.result() == "there"
-        while not second.running():
-            time.sleep(0.001)
+        _until_there_is(tmp_path / "b.begun")
         at(18)
         assert not second.done()
         at(20)
