@@ -25,7 +25,7 @@ class Box:
 
     def __init__(self, runtime: Runtime, spec: Spec, options: Options) -> None:
         """Launch it from the calling thread, with which it dies. Raises a PyboxError."""
-        self.running = Running(runtime, spec, options)
+        self.running = Running(runtime, runtime.ready(spec, options.keep), options)
         assert self.running.streams is not None
         self.streams = self.running.streams
         self.deadline: float | None = None

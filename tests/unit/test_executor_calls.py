@@ -28,6 +28,7 @@ from pybox.runtime import Options
 from pybox.spec import Spec
 
 LIVING: list[LocalRunning] = []
+PLANLESS = SimpleNamespace(ready=lambda spec, keep: spec)  # what pybox.runtime.Runtime is
 
 
 class LocalRunning:
@@ -59,7 +60,7 @@ class LocalRunning:
 def pool(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., pybox.Executor]]:
     """``pool(max_workers, ...)`` makes an Executor of plain processes; nothing of them may be left afterwards."""
     monkeypatch.setattr(crew, "Running", LocalRunning)
-    monkeypatch.setattr(api, "shared", lambda: None)
+    monkeypatch.setattr(api, "shared", lambda: PLANLESS)
     # by value, so that no worker imports this module and all that it imports
     cloudpickle.register_pickle_by_value(sys.modules[__name__])
     fds = set(os.listdir("/proc/self/fd"))
@@ -231,7 +232,7 @@ def test_the_end_of_the_program_waits_for_what_was_submitted(tmp_path: Path) -> 
     program = (
         f"import sys; sys.path[:0] = [{str(Path(__file__).parent)!r}]\n"
         "import test_executor_calls as t, pybox, pathlib\n"
-        "t.crew.Running, t.api.shared = t.LocalRunning, lambda: None\n"
+        "t.crew.Running, t.api.shared = t.LocalRunning, lambda: t.PLANLESS\n"
         "pool = pybox.Executor('host', 1)\n"
         f"for n in range(5): pool.submit(pathlib.Path({str(tmp_path)!r}, str(n)).touch)\n"
     )
