@@ -147,7 +147,10 @@ class Call(Task):
             known.add(number)
             self.taught = number
         head = wire.CALL.pack(self.kind, self.number, number, len(function), len(self._body))
-        return list(wire.messages(head, function + self._body))
+        parts = list(wire.messages(head, function, self._body))
+        if not self.small:  # it can't be taken back, and so is not sent again
+            self._body = b""
+        return parts
 
     def release(self) -> None:
         """Let go of the bytes: it will not be sent again."""

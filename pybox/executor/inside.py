@@ -157,6 +157,7 @@ def main(fd: int, settings: dict[str, Any]) -> None:
                 if number:
                     functions[number] = function
             args, kwargs = loads(data)
+            got = blob = data = raw = None  # type: ignore[assignment]  # may be large
             value = [function(*each_args) for each_args in args] if kind == each else function(*args, **kwargs)
             body = encode(value)
         except BaseException as error:

@@ -28,16 +28,22 @@ class Broken(Exception):
     """The worker does not keep to the agreement."""
 
 
-def messages(head: bytes, body: bytes) -> Iterator[bytes | memoryview]:
-    """Yield a head and its body as messages."""
-    room = CHUNK - len(head)
-    if len(body) <= room:
-        yield head + body
-        return
-    view = memoryview(body)
-    yield head + bytes(view[:room])
-    for at in range(room, len(body), CHUNK):
-        yield view[at : at + CHUNK]
+def messages(head: bytes, *parts: bytes) -> Iterator[bytes | memoryview]:
+    """Yield a head and its body as messages; nothing large is copied."""
+    first = bytearray(head)
+    for part in parts:
+        view = memoryview(part)
+        room = 0
+        if first:
+            room = CHUNK - len(first)
+            first += view[:room]
+        if len(first) == CHUNK:
+            yield bytes(first)
+            first = bytearray()
+        for at in range(room, len(part), CHUNK):
+            yield view[at : at + CHUNK]
+    if first:
+        yield bytes(first)
 
 
 class Inbound:
