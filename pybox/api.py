@@ -77,6 +77,7 @@ class Container(TypedDict, total=False):
     no_new_privs: bool
     best_effort: bool
     init: bool
+    hpc: bool
 
 
 def run(
@@ -120,6 +121,7 @@ def run(
         stdout, stderr: instead of that, a file (anything with ``fileno()``, or an fd) that the command writes to itself, or a
             function that is called with each line (bytes, with its newline) as it is written.
         init: pybox-init as process 1; False makes the command process 1.
+        hpc: run in the caller's place, with the environment, the ids and the directories of this process: docs/engines.md.
         name: a name for `pybox ps`, while it runs.
         check: raise JobError unless the command ends with 0.
 
@@ -163,7 +165,7 @@ def spec_of(image: str, args: Sequence[str], container: Container) -> Spec:
             raise TypeError(f"pybox: no option {option!r}")
     entrypoint = container.get("entrypoint")
     memory_swap = container.get("memory_swap")
-    return Spec(
+    spec = Spec(
         image=image,
         args=tuple(args),
         entrypoint=None if entrypoint is None else (entrypoint,) if isinstance(entrypoint, str) else tuple(entrypoint),
@@ -196,6 +198,11 @@ def spec_of(image: str, args: Sequence[str], container: Container) -> Spec:
         no_new_privs=container.get("no_new_privs", True),
         best_effort=container.get("best_effort", False),
     )
+    if container.get("hpc"):
+        from pybox.hpc import settle
+
+        spec = settle(spec, container.keys())
+    return spec
 
 
 def _mounts(mounts: Mapping[str, str] | Iterable[str | Mount]) -> list[Mount]:

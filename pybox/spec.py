@@ -161,10 +161,12 @@ class Spec(Record):
     ipc: Share = "private"
     uts: Share = "private"
     userns: bool = False  # own user namespace, for root; a plain user always has one
+    keep_id: bool = False  # a plain user has their own id in it, and no other
     read_only: bool = False
     upper: Upper = ""  # where the writable layer is; "" in memory if it is thrown away, on disk if it is kept
     init: bool = True
     system: bool = False  # process 1 is an init of the image's own, system.py
+    umask: int = 0o022
     tty: bool = False  # a terminal of its own: pty(7)
     stop_signal: str = ""  # "" the image's, else TERM; what `pybox stop` sends
     cap_add: tuple[str, ...] = ()  # "CAP_NET_RAW", or "ALL"

@@ -7,7 +7,7 @@ import os
 from pybox import kept, lifecycle, listing, native, state, text
 from pybox.cli.foreground import sweep
 from pybox.cli.options import RUN, Parsed, parse
-from pybox.cli.run import options_of, spec_of
+from pybox.cli.run import options_of, removes, spec_of
 from pybox.console import parse_keys
 from pybox.dirs import Dirs
 from pybox.errors import PyboxError, SpecError
@@ -30,7 +30,7 @@ def kept_of(parsed: Parsed) -> Kept:
         identity=state.new_id(),
         spec=spec_of(parsed),
         name=options.name,
-        remove=parsed.has("rm"),
+        remove=removes(parsed),
         restart=parse_policy(parsed.one("restart") or "no"),
         stdin=parsed.has("interactive"),
         timeout=options.timeout,

@@ -36,6 +36,7 @@ RUN = (
     Option(("--status-file",), "Container", "write how it ended and what it used, as JSON", "FILE"),
     Option(("--no-init",), "Container", "make the command process 1 itself, without pybox-init"),
     Option(("--system",), "Container", "boot the image's own init as process 1, see docs/system-containers.md"),
+    Option(("--hpc",), "Container", "run in the caller's place: ids, environment, directories; see docs/engines.md"),
     Option(("--init",), "Container", "run pybox-init as process 1 (the default)"),
     Option(("--help",), "Container", "print this"),
     Option(("-i", "--interactive"), "Container", "keep stdin open (always so in the foreground without -t)"),

@@ -43,7 +43,7 @@ def spec_of(parsed: Parsed) -> Spec:
     rights.update(text.parse_security_opt(word) for word in parsed.all("security-opt"))
     swap = parsed.one("memory-swap")
     entrypoint = parsed.one("entrypoint")
-    return Spec(
+    spec = Spec(
         image=parsed.rest[0],
         args=tuple(parsed.rest[1:]),
         entrypoint=None if entrypoint is None else (entrypoint,) if entrypoint else (),
@@ -79,6 +79,13 @@ def spec_of(parsed: Parsed) -> Spec:
         no_new_privs=rights["no-new-privileges"] == "true",
         best_effort=parsed.has("best-effort"),
     )
+    if parsed.has("hpc"):
+        from pybox.hpc import notes, settle  # who is not started by a batch system does not pay for it
+
+        spec = settle(spec, {key.replace("-", "_") for key in parsed.values})
+        for line in notes(spec):
+            os.write(2, f"pybox: {line}\n".encode(errors="surrogateescape"))
+    return spec
 
 
 def _init(parsed: Parsed) -> bool:
@@ -111,12 +118,17 @@ def _upper(value: str | None) -> Upper:
     return "memory" if value == "memory" else "disk" if value else ""
 
 
+def removes(parsed: Parsed) -> bool:
+    """Return whether the container is to be forgotten at its end: --rm, which --hpc implies where nothing is to start it again."""
+    return parsed.has("rm") or (parsed.has("hpc") and not {"rm", "restart"} & parsed.values.keys())
+
+
 def options_of(parsed: Parsed) -> Options:
     """Return what is asked of the run itself. Raises SpecError."""
     name = parsed.one("name")
     return Options(
         timeout=parse_seconds("timeout", parsed.one("timeout")),
-        keep=not parsed.has("rm"),
+        keep=not removes(parsed),
         name=state.check_name(name) if name is not None else "",
     )
 

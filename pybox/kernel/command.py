@@ -60,7 +60,7 @@ def candidates(name: str, env: tuple[str, ...]) -> tuple[str, ...]:
 def steps(given: Inputs) -> Iterator[ChildStep]:
     """Yield the streams and the leash; after them no fd of the host's is left."""
     yield from streams(given.spec.tty, control=not (given.spec.init or given.spec.system))
-    yield SetUmask(0o022)
+    yield SetUmask(given.spec.umask)
     # in the host's PID namespace the kernel does not end the others with process 1: pybox-init must live to do it
     killer = given.spec.init and given.spec.pid == "host"
     if not killer:

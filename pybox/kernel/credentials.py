@@ -79,7 +79,7 @@ def steps(given: Inputs) -> Iterator[ChildStep]:
     if given.filter and not spec.no_new_privs:  # then it takes CAP_SYS_ADMIN, which is about to go: seccomp(2)
         yield InstallFilter(given.filter, spec.seccomp or "default")
     yield DropBounding(keep, facts.last_cap)
-    if facts.root or facts.subgid:  # where setgroups is denied, there are no groups but the one
+    if not given.one_id:  # where setgroups is denied, there are no groups but the one
         yield SetGroups(account.groups)
     yield SetGid(account.gid)
     yield SetUid(account.uid)

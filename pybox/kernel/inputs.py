@@ -47,6 +47,11 @@ class Inputs(Record):
         return self.spec.userns or not self.facts.root
 
     @property
+    def one_id(self) -> bool:
+        """Whether only the caller's own id exists in the container: then there are no groups to be set."""
+        return not self.facts.root and (self.spec.keep_id or not self.facts.subgid)
+
+    @property
     def upper_in_memory(self) -> bool:
         """Whether the writable layer is a tmpfs inside the container's mount namespace: it dies with it, and nothing is on disk."""
         if self.mapped_by_root or (not self.facts.root and not self.facts.tmpfs_user_xattr):

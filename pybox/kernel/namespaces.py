@@ -42,8 +42,10 @@ def flags(given: Inputs) -> tuple[str, ...]:
     return tuple(flag for flag, own in wanted if own)
 
 
-def own_maps(facts: Facts) -> tuple[Map, Map]:
+def own_maps(facts: Facts, keep_id: bool = False) -> tuple[Map, Map]:
     """Return the uid and gid maps of a plain user's containers: with the ranges of subuid(5), or of the one own id."""
+    if keep_id:
+        return ((facts.uid, facts.uid, 1),), ((facts.gid, facts.gid, 1),)
     if facts.subuid and facts.subgid:
         return ((0, facts.uid, 1), (1, *facts.subuid)), ((0, facts.gid, 1), (1, *facts.subgid))
     return ((0, facts.uid, 1),), ((0, facts.gid, 1),)
@@ -60,7 +62,7 @@ def prepare(given: Inputs) -> Iterator[HostStep]:
         whole = ((0, FIRST_ID, ID_COUNT),)
         yield MakeUserNamespace(whole, whole)
         return
-    uids, gids = own_maps(facts)
+    uids, gids = own_maps(facts, given.spec.keep_id)
     yield MakeUserNamespace(uids, gids, helper=len(uids) > 1)
     for number, ranges in ((account.uid, uids), (account.gid, gids)):
         if not any(inside <= number < inside + count for inside, _, count in ranges):

@@ -227,8 +227,7 @@ def _dev(given: Inputs) -> Iterator[ChildStep]:
         yield MakeSymlink(to, f"/dev/{name}")
     for name in ("pts", "shm", "mqueue"):
         yield MakeDirectory(f"/dev/{name}")
-    one_id = not given.facts.root and not given.facts.subgid
-    options = "newinstance,ptmxmode=0666,mode=0620" + ("" if one_id else ",gid=5")
+    options = "newinstance,ptmxmode=0666,mode=0620" + ("" if given.one_id else ",gid=5")
     yield MountKernelFs("devpts", "/dev/pts", ("MS_NOSUID", "MS_NOEXEC"), options)
     if given.spec.tty:
         from pybox.steps.terminal import OpenTerminal, ShowConsole  # who has no terminal does not pay for it

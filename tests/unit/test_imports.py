@@ -20,7 +20,7 @@ LAYERS = (
     "specjson",
     "text seen native result kept logs bill",
     "image",
-    "kernel.inputs users system",
+    "kernel.inputs users system hpc",
     "steps",
     "ready",
     "kernel",
