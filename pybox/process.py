@@ -42,11 +42,12 @@ class Process:
         if timeout is not None:
             from threading import Timer
 
-            self._timer = Timer(timeout, self._time_is_over)
+            self._timer = Timer(timeout, self.expire)
             self._timer.daemon = True
             self._timer.start()
 
-    def _time_is_over(self) -> None:
+    def expire(self) -> None:
+        """End all of its processes now: its time is over, which the Result's reason will say."""
         if self.result is None:
             self._timed_out = True
             self._running.kill()
@@ -55,9 +56,13 @@ class Process:
         """Return the pidfd of process 1, which becomes readable when the container has ended: for select(2) and event loops."""
         return self._running.child.pidfd
 
+    def mine(self) -> bool:
+        """Whether it runs and is this process's to end: not in a fork of ours, nor when it could not be started."""
+        return getattr(self, "_owner", 0) == os.getpid()
+
     def poll(self) -> Result | None:
         """Return the Result if the container has ended, else None. Waits for nothing."""
-        if self.result is None and _readable(self.fileno(), 0):
+        if self.result is None and readable(self.fileno(), 0):
             self._settle()
         return self.result
 
@@ -67,7 +72,7 @@ class Process:
         What the command writes to a PIPE must be read by somebody, or it waits for ever: see communicate.
         """
         if self.result is None:
-            if not _readable(self.fileno(), timeout):
+            if not readable(self.fileno(), timeout):
                 raise TimeoutError(f"container {self.id} still runs after {timeout} seconds")
             self._settle()
         assert self.result is not None
@@ -144,14 +149,15 @@ class Process:
         self.close()
 
     def __del__(self) -> None:
-        if getattr(self, "_owner", 0) == os.getpid():  # not in a fork of ours: the container is not its
+        if self.mine():
             self.close()
 
     def __repr__(self) -> str:
         return f"<pybox.Process {self.id} {' '.join(self.args)}>"
 
 
-def _readable(fd: int, timeout: float | None) -> bool:
+def readable(fd: int, timeout: float | None) -> bool:
+    """Return whether an fd becomes readable within some seconds; None waits for ever."""
     watch = poll()
     watch.register(fd, POLLIN)
     return bool(watch.poll(None if timeout is None else max(0.0, timeout) * 1000))
