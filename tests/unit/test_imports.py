@@ -35,7 +35,7 @@ LAYERS = (
     "runtime plans",
     "api console joining entering monitor",
     "process",
-    "aio",
+    "aio testing",
     "jobs",
     "executor",
     "lifecycle",
@@ -145,6 +145,11 @@ def loaded_by(code: str) -> set[str]:
 
 def test_importing_pybox_imports_nothing_else() -> None:
     assert loaded_by("import pybox") <= {"pybox", "pybox.version", "__future__"}
+
+
+def test_the_pytest_plugin_costs_nothing_until_a_test_asks_for_a_box() -> None:
+    loaded = {name for name in loaded_by("import pytest, pybox.testing") if name.partition(".")[0] == "pybox"}
+    assert loaded == {"pybox", "pybox.version", "pybox.testing"}
 
 
 OF_THE_LIBRARY = {"__future__", "os", "stat", "_stat", "posixpath", "genericpath", "os.path", "_collections_abc", "abc"}
