@@ -155,7 +155,7 @@ def _steps(given: Inputs, entry: Entry, visit: Visit, joined: tuple[str, ...], s
         yield Clone((), sibling=True)  # the PID namespace is that of the children of who enters it
     yield NewSession()
     yield from command.streams(visit.tty, control=not sealed)
-    yield SetUmask(0o022)
+    yield SetUmask(given.spec.umask)
     if not visit.detach:
         yield DieWithParent()
         yield CheckLeash()

@@ -44,8 +44,10 @@ def settle(spec: Spec, said: Collection[str]) -> Spec:
     Args:
         said: names of the options that were given; they stay as they are, but for env and mounts, to which is added.
 
-    Raises SpecError when there is no working directory that could be the same inside.
+    Raises SpecError when there is no working directory that could be the same inside, and for an init.
     """
+    if spec.system:
+        raise SpecError("hpc", "", "can't be together with --system", "an init has a machine of its own, not its caller's place")
     here = _here()
     if not (spec.workdir or here):
         raise SpecError("hpc", ".", "the working directory was removed", "go elsewhere, or say where to work: -w DIR")

@@ -155,6 +155,23 @@ def test_death_by_a_signal_is_128_and_its_number(place: Path) -> None:
     assert cli("run", "--hpc", "busybox", "nosuch").returncode == 127
 
 
+def test_an_exec_is_in_the_callers_place_too(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    done = cli("run", "--hpc", "-d", "--name", "place-hpc", "busybox", "sleep", "1000", umask=0o027)
+    assert done.returncode == 0, done
+    monkeypatch.chdir("/")
+    assert cli("exec", "place-hpc", "sh", "-c", "pwd; umask; echo $HOME").stdout.split() == [
+        f"{place}/home/work",
+        "0027",
+        f"{place}/home",
+    ]
+    assert cli("rm", "-f", "place-hpc").returncode == 0
+
+
+def test_an_init_has_no_callers_place() -> None:
+    refused = cli("run", "--hpc", "--system", "busybox", "init")
+    assert refused.returncode == 125 and "can't be together with --system" in refused.stderr
+
+
 def test_nothing_is_left_and_rm_can_be_unsaid(place: Path) -> None:
     hpc("true")
     hpc("true", "--rm=false", "--name", "kept-hpc")
