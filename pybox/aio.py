@@ -144,7 +144,12 @@ class Process:
                 self._loop.remove_reader(self._process.fileno())
             if self._timer is not None:
                 self._timer.cancel()
-            self._process.wait()
+            try:
+                self._process.wait()
+            except BaseException as error:  # who waits is to hear of it
+                if not self._ended.done() and not self._loop.is_closed():
+                    self._ended.set_exception(error)
+                raise
         if not self._ended.done() and not self._loop.is_closed():
             self._ended.set_result(None)
 
