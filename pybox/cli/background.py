@@ -7,7 +7,7 @@ import os
 from pybox import kept, lifecycle, listing, native, state, text
 from pybox.cli.foreground import sweep
 from pybox.cli.options import RUN, Parsed, parse
-from pybox.cli.run import options_of, removes, spec_of
+from pybox.cli.run import options_of, removes, spec_of, with_image
 from pybox.console import parse_keys
 from pybox.dirs import Dirs
 from pybox.errors import PyboxError, SpecError
@@ -107,7 +107,7 @@ def run(where: Dirs, parsed: Parsed) -> int:
     runtime = Runtime(where)
     sweep(runtime)
     try:
-        what = lifecycle.create(runtime, what)
+        what = with_image(where, parsed, lambda: lifecycle.create(runtime, what))
         try:
             return _start(where, what, wish, background, card)
         except PyboxError:
@@ -173,7 +173,7 @@ def create(where: Dirs, words: list[str]) -> int:
     try:
         runtime = Runtime(where)
         sweep(runtime)
-        lifecycle.create(runtime, what)
+        with_image(where, parsed, lambda: lifecycle.create(runtime, what))
     except BaseException:
         if card >= 0:
             os.unlink(str(parsed.one("cidfile")))

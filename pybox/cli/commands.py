@@ -123,6 +123,15 @@ COMMANDS = (
     Command("version", LOOK, "version", "print the version", "main", "version"),
     Command("images", KEEP, "images [-q] [--format json|table]", "list images", "images", "images"),
     Command("image", KEEP, "image inspect|ls|rm|tag ...", "look at images", "images", "image"),
+    Command(
+        "pull", KEEP, "pull [--platform PLATFORM] NAME[:TAG|@DIGEST]...", "bring images from their registries", "registry", "pull"
+    ),
+    Command("push", KEEP, "push IMAGE [NAME[:TAG]]", "bring an image to a registry", "registry", "push"),
+    Command(
+        "login", KEEP, "login [-u NAME] [--password-stdin] [REGISTRY]", "keep a password for a registry", "registry", "login"
+    ),
+    Command("logout", KEEP, "logout [REGISTRY]", "forget it", "registry", "logout"),
+    Command("tag", KEEP, "tag IMAGE NAME[:TAG]", "give an image one more name", "images", "tag"),
     Command("import", KEEP, "import NAME TAR|DIR", "make an image from a root file system", "images", "import_"),
     Command("commit", KEEP, "commit [OPTIONS] CONTAINER NAME[:TAG]", "make an image of a container", "files", "commit"),
     Command("export", KEEP, "export [-o FILE] CONTAINER", "write all files of a container as a tar", "files", "export"),

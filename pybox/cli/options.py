@@ -29,6 +29,7 @@ RUN = (
     Option(("--rm",), "Container", "forget the container when it has ended; else it stays listed until `pybox rm`"),
     Option(("-d", "--detach"), "Container", "leave it running in the background, and print its id"),
     Option(("-t", "--tty"), "Container", "give it a terminal; -it for a shell to work in"),
+    Option(("--pull",), "Container", "missing (the default), always or never: when to ask the image's registry", "WHEN"),
     Option(("--name",), "Container", "a name for it", "NAME"),
     Option(("-l", "--label"), "Container", "a note on it, to find it by: ps --filter label=KEY=VALUE", "KEY[=VALUE]", True),
     Option(("--cidfile",), "Container", "write its id to a new file", "FILE"),

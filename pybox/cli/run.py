@@ -8,7 +8,7 @@ from pybox import fastjson, plans, state, text
 from pybox.cli.foreground import Forwarder, launch, tell
 from pybox.cli.options import RUN, Parsed, parse
 from pybox.dirs import Dirs
-from pybox.errors import PyboxError, SpecError
+from pybox.errors import ImageNotFound, PyboxError, SpecError
 from pybox.plans import Typed
 from pybox.result import Result
 from pybox.runtime import Options, Runtime
@@ -17,7 +17,13 @@ from pybox.units import parse_bytes, parse_cpus, parse_int, parse_seconds
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import TypeVar
+
+    from pybox.ready import Ready
     from pybox.spec import Network, Share, Upper
+
+    T = TypeVar("T")
 
 # Options of a run that pybox-monitor looks after.
 BACKGROUND = ("detach", "tty", "restart", "health-cmd", "cidfile", "label", "log-opt", "system")
@@ -150,10 +156,8 @@ def run(where: Dirs, words: list[str]) -> int:
     status = -1 if status_file is None else _open_status(status_file)
     try:
         spec, options = spec_of(parsed), options_of(parsed)
-        forwarder = Forwarder()
         runtime = Runtime(where)
-        known = None if _depends_on_more(parsed) else plans.conditions(where, spec, runtime.facts)
-        ready = runtime.ready(spec, options.keep)
+        forwarder, known, ready = with_image(where, parsed, lambda: _ready(runtime, parsed, spec, options))
         result = launch(runtime, ready, options, forwarder)
     except PyboxError as error:
         image, *args = parsed.rest or [""]
@@ -165,6 +169,38 @@ def run(where: Dirs, words: list[str]) -> int:
         typed = Typed(options.timeout, options.keep, options.name, spec.limits.memory)
         plans.remember(where, words, len(spec.args) - 1 if spec.args else None, known, typed, ready)
     return tell(result, spec.limits.memory)
+
+
+def _ready(runtime: Runtime, parsed: Parsed, spec: Spec, options: Options) -> tuple[Forwarder, tuple[object, ...] | None, Ready]:
+    forwarder = Forwarder()
+    try:
+        known = None if _depends_on_more(parsed) else plans.conditions(runtime.dirs, spec, runtime.facts)
+        return forwarder, known, runtime.ready(spec, options.keep)
+    except ImageNotFound:  # it will be pulled, which a signal is to interrupt
+        forwarder.stop()
+        raise
+
+
+def with_image(where: Dirs, parsed: Parsed, act: Callable[[], T]) -> T:
+    """Do what needs the image; where it is absent, pull it and do it then. An image that is present costs nothing."""
+    policy = parsed.one("pull") or "missing"
+    if policy not in ("missing", "always", "never"):
+        raise SpecError("pull", policy, "must be missing, always or never")
+    if policy == "always":
+        _bring(where, parsed.rest[0], None)
+    try:
+        return act()
+    except ImageNotFound as absent:
+        if policy == "never":
+            raise
+        _bring(where, parsed.rest[0], absent)
+    return act()
+
+
+def _bring(where: Dirs, name: str, absent: ImageNotFound | None) -> None:
+    from pybox.cli.registry import bring
+
+    bring(where, name, absent)
 
 
 def _depends_on_more(parsed: Parsed) -> bool:

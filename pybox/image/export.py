@@ -179,10 +179,10 @@ def _index_entries(job: _Job, manifest: _Blob, architecture: str, tags: list[str
 
 def _full(name: str) -> str:
     """Return a name with its registry, as containerd wants it."""
-    first, slash, _ = name.partition("/")
-    if not slash:
-        return f"docker.io/library/{name}"
-    return name if "." in first or ":" in first or first == "localhost" else f"docker.io/{name}"
+    registry, path = reference.domain(name)
+    if registry:
+        return name
+    return f"docker.io/{path}" if "/" in path else f"docker.io/library/{path}"
 
 
 def _descriptor(kind: str, blob: _Blob) -> dict[str, Json]:

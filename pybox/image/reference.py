@@ -51,6 +51,12 @@ def unfilename(entry: str) -> str:
     return entry.replace("%", "/")
 
 
+def domain(repository: str) -> tuple[str, str]:
+    """Return the registry of a repository ("" for the default one) and its path there; docker's rule what a host name is."""
+    first, slash, path = repository.partition("/")
+    return (first, path) if slash and ("." in first or ":" in first or first == "localhost") else ("", repository)
+
+
 def parse(name: str) -> Reference:
     """Parse a reference that is to be stored. Raises ImageError with the reason when it is not a valid one."""
     import re
@@ -76,13 +82,11 @@ def parse(name: str) -> Reference:
         raise refuse("it could not be told from an image id")
     if re.fullmatch(r"[0-9a-f]{64}", repository):
         raise refuse("64 hex digits are an image id, not a name")
-    first, slash, path = repository.partition("/")
-    if slash and ("." in first or ":" in first or first == "localhost"):
+    first, path = domain(repository)
+    if first:
         label = "[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?"
         if not re.fullmatch(rf"{label}(\.{label})*(:[0-9]+)?", first):
             raise refuse("the registry is not a host name with an optional port")
-    else:
-        path = repository
     part = r"[a-z0-9]+((\.|__|_|-+)[a-z0-9]+)*"
     if not re.fullmatch(rf"{part}(/{part})*", path):
         raise refuse("use lower-case letters and digits, with . _ - or / between them", "e.g. tools/busybox:1.36")

@@ -20,6 +20,7 @@ LAYERS = (
     "specjson",
     "text seen native result kept logs bill",
     "image",
+    "registry",
     "kernel.inputs users system hpc",
     "steps",
     "ready",
