@@ -13,7 +13,6 @@ from urllib.parse import urlencode, urljoin, urlsplit
 
 from pybox.errors import ImageError
 from pybox.image import config, manifest
-from pybox.image.tape import shown
 from pybox.record import Record
 from pybox.registry import secrets
 from pybox.registry.wire import Answer, Unreachable, Wire, origin, reason
@@ -319,6 +318,8 @@ def _challenge(header: str) -> tuple[str, dict[str, str]]:
 def _complaint(data: bytes) -> tuple[str, str]:
     """Return (code, message) of an error document, as they may be printed; distribution-spec "Error Codes"."""
     try:
+        from pybox.image.tape import shown  # only who fails pays for tarfile
+
         document = config.obj(config.load(data, ""), "")
         first = (*config.objects(document, "errors"), document)[0]  # token servers say it without a list
         code, message = (first.get(field) for field in ("code", "message" if "message" in first else "details"))

@@ -10,7 +10,7 @@ import os
 
 from pybox.dirs import Dirs
 from pybox.errors import ImageError
-from pybox.image import changes, reference, store
+from pybox.image import reference, store
 from pybox.record import Record
 from pybox.registry import address
 from pybox.registry.client import Client, Document, Download
@@ -88,6 +88,8 @@ def _from(dirs: Dirs, name: str, where: Address, client: Client, watch: Watch, p
     # The index's digest is the same for all platforms, so it can't say that the right one is here.
     if there is not None and not platform and (digest := where.digest or client.head(where.tag)) in there.digests:
         return Pulled(there.id, digest, fresh=False)
+    from pybox.image import changes  # from here on, time is no longer counted in milliseconds
+
     top = client.manifest(where.target)
     found = _described(client, top, platform)
     names = () if where.digest else (changes.tag_name(name),)
@@ -131,7 +133,7 @@ def _described(client: Client, top: Document, platform: str) -> Found:
 
 
 def _bring_in(dirs: Dirs, client: Client, found: Found, watch: Watch) -> bool:
-    from pybox.image import bringing
+    from pybox.image import bringing, changes
     from pybox.image.lock import Workspace, remove_if_dead
 
     changes.prepare(dirs)
