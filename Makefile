@@ -13,7 +13,7 @@ export VENV
 # A caller's wish for no .pyc files would make every start compile the whole program; PYTHONPATH could bring in another pybox.
 unexport PYTHONDONTWRITEBYTECODE PYTHONPATH PYTHONHOME
 
-.PHONY: help dev demo images test test-system test-v2 unit check format bench bench-living install uninstall clean
+.PHONY: help dev demo images test test-system test-v2 unit check format bench bench-pull bench-living install uninstall clean
 
 help: ## this list
 	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 14
@@ -84,6 +84,10 @@ bench: $(BIN)/pip packages-build packages-bench ## measure an installed wheel ag
 	@$(MAKE) --no-print-directory install PREFIX=$(CURDIR)/build/bench
 	gcc -O2 $(C_WARNINGS) -o build/bench/floor bench/floor.c
 	$(PYTHON) bench/bench.py --prefix build/bench $(BENCH)
+
+bench-pull: $(BIN)/pip packages-build packages-bench packages-test ## measure how fast an image comes in, against podman and skopeo with umoci
+	@$(MAKE) --no-print-directory install PREFIX=$(CURDIR)/build/bench
+	$(PYTHON) bench/pull.py --pybox build/bench/bin/pybox $(BENCH)
 
 bench-living: $(BIN)/pip packages-build packages-bench packages-bench-living ## measure containers that live: memory, first answer, exec, hundreds of them
 	rm -rf build/bench

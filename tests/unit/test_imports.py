@@ -134,6 +134,11 @@ def test_only_the_command_line_prints_or_exits() -> None:
     assert guilty == []
 
 
+def test_the_bars_of_a_pull_are_the_only_user_of_rich() -> None:
+    users = [module_name(path) for path in sorted(ROOT.rglob("*.py")) if "from rich" in path.read_text()]
+    assert users == ["cli.progress"]
+
+
 def loaded_by(code: str) -> set[str]:
     """Return the modules that a bare interpreter has loaded after some code, beside those it starts with."""
     listing = "import sys; print(*sorted(set(sys.modules) - before))"

@@ -76,7 +76,19 @@ EFFECTS: dict[str, tuple[tuple[str, ...], tuple[Spec, Options]]] = {
     ),
 }
 # What these say is so anyway, or (the status file, the file of variables) has a test of its own.
-ELSEWHERE = {"init", "interactive", "status-file", "env-file", "detach", "cidfile", "detach-keys", "restart", "log-opt", "label"}
+ELSEWHERE = {
+    "pull",
+    "init",
+    "interactive",
+    "status-file",
+    "env-file",
+    "detach",
+    "cidfile",
+    "detach-keys",
+    "restart",
+    "log-opt",
+    "label",
+}
 ELSEWHERE |= {option.key for option in RUN if option.key.startswith("health-")} | {"no-healthcheck"}
 ELSEWHERE |= {"hpc"}  # system/test_hpc.py
 OF_HPC = {"keep_id", "umask"}  # no option says them alone
@@ -285,7 +297,19 @@ def test_api_and_command_line_have_the_same_options() -> None:
         "seccomp": "security-opt",
     }
     ours = {renamed.get(name, name.replace("_", "-")) for name in (*api.Container.__annotations__, "timeout", "name")}
-    only_there = {"rm", "help", "status-file", "no-init", "interactive", "env-file", "tmpfs", "tty", "stop-signal", "system"}
+    only_there = {
+        "rm",
+        "help",
+        "pull",
+        "status-file",
+        "no-init",
+        "interactive",
+        "env-file",
+        "tmpfs",
+        "tty",
+        "stop-signal",
+        "system",
+    }
     only_there |= {option.key for option in RUN if option.group == "Background"} | {"detach", "detach-keys", "label", "cidfile"}
     assert ours == {option.key for option in RUN} - only_there
 

@@ -1,0 +1,225 @@
+"""Images from a real registry (Debian's docker-registry, on loopback): pulled once, pulled whole, pulled when a run needs them."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from harness import PURE_V2, TIMEOUT, cli, eventually, start
+
+from pybox import dirs
+from pybox.image import changes, export, store
+
+pytestmark = pytest.mark.skipif(not shutil.which("docker-registry"), reason="no docker-registry (Debian package)")
+# user me, password secret
+HTPASSWD = "me:$2y$05$abcdefghijklmnopqrstuuOQiyCxlgf/oeuTqixKmWdcYUh4Hjl0a\n"
+
+
+class Registry:
+    """A registry process; ``options`` are further parts of its configuration."""
+
+    def __init__(self, work: Path, **options: object) -> None:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        self.host = f"localhost:{port}"
+        http = {"addr": f"127.0.0.1:{port}", "secret": "x", **options.pop("http", {})}  # type: ignore[dict-item]
+        settings = {
+            "version": "0.1", "log": {"level": "error", "accesslog": {"disabled": False}}, "http": http,
+            "storage": {"filesystem": {"rootdirectory": str(work / "registry")}}, **options,
+        }  # fmt: skip
+        (work / "config.yml").write_text(json.dumps(settings))
+        self.log = work / "log"
+        with self.log.open("wb") as log:
+            self.process = subprocess.Popen(["docker-registry", "serve", work / "config.yml"], stdout=log, stderr=log)
+        assert eventually(lambda: _answers(port)), self.log.read_text()
+
+    def downloads(self, digest: str) -> int:
+        """How often a blob was sent."""
+        return self.log.read_text().count(f"GET /v2/tool/blobs/{digest}")
+
+    def stop(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
+
+def _answers(port: int) -> bool:
+    with socket.socket() as caller:
+        return caller.connect_ex(("127.0.0.1", port)) == 0
+
+
+@pytest.fixture
+def run_registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Registry]]:
+    """Start further registries; they end with the test."""
+    running: list[Registry] = []
+
+    def begin(**options: object) -> Registry:
+        running.append(Registry(tmp_path_factory.mktemp("registry"), **options))
+        return running[-1]
+
+    yield begin
+    for registry in running:
+        registry.stop()
+
+
+@pytest.fixture(scope="module")
+def registry(tmp_path_factory: pytest.TempPathFactory, store: dirs.Dirs) -> Iterator[Registry]:
+    """A registry that holds the test image as tool:latest."""
+    made = Registry(tmp_path_factory.mktemp("registry"))
+    done = cli("push", "busybox", f"{made.host}/tool")
+    assert done.returncode == 0, done.stderr
+    yield made
+    made.stop()
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, store: dirs.Dirs) -> dirs.Dirs:
+    """An empty store, and nobody's passwords."""
+    monkeypatch.setenv("PYBOX_STORE", str(tmp_path / "store"))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in ("REGISTRY_AUTH_FILE", "DOCKER_CONFIG", "XDG_CONFIG_HOME", "XDG_RUNTIME_DIR"):
+        monkeypatch.delenv(name, raising=False)
+    where = dirs.current()
+    for name in ("uppers", "mnt", "scratch"):  # so that the host before and after is the same
+        os.makedirs(f"{where.store}/{name}")
+    return where
+
+
+def test_run_pulls_what_is_absent_and_then_asks_nobody(registry: Registry) -> None:
+    name = f"{registry.host}/tool"
+    done = cli("run", "--rm", name, "echo", "hello")
+    assert (done.returncode, done.stdout) == (0, "hello\n") and "downloaded" in done.stderr
+    before = registry.log.read_text()
+    done = cli("run", "--rm", name, "echo", "hello")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "hello\n", "") and registry.log.read_text() == before
+    done = cli("run", "--rm", "--pull", "always", name, "echo", "hello")
+    assert (done.stdout, done.stderr) == ("hello\n", "") and registry.log.read_text().count("\n") > before.count("\n")
+
+
+def test_run_can_be_told_not_to_pull(registry: Registry, elsewhere: dirs.Dirs) -> None:
+    done = cli("run", "--rm", "--pull", "never", f"{registry.host}/tool", "true")
+    assert done.returncode == 125 and f"no image {registry.host}/tool" in done.stderr and store.images(elsewhere) == []
+    done = cli("run", "--rm", "--pull", "perhaps", "x", "true")
+    assert done.returncode == 125 and "missing, always or never" in done.stderr
+    done = cli("run", "--rm", f"{registry.host}/tool:absent", "true")
+    assert done.returncode == 125 and "no such tag: absent" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_a_container_in_the_background_pulls_too(registry: Registry, elsewhere: dirs.Dirs) -> None:
+    done = cli("create", f"{registry.host}/tool", "true")
+    assert done.returncode == 0, done.stderr
+    assert cli("rm", done.stdout.strip()).returncode == 0
+    shutil.rmtree(f"{elsewhere.store}/containers")
+    shutil.rmtree(f"{elsewhere.store}/names", ignore_errors=True)
+
+
+def big(registry: Registry, work: Path, tag: str) -> None:
+    """Push an image that takes a moment to pull."""
+    tree = work / f"tree-{tag}"
+    tree.mkdir()
+    for number in range(8):
+        (tree / str(number)).write_bytes(random.randbytes(1 << 20))
+    assert cli("import", tag, str(tree)).returncode == 0
+    done = cli("push", tag, f"{registry.host}/tool:{tag}")
+    assert done.returncode == 0, done.stderr
+    assert cli("rmi", tag).returncode == 0
+
+
+def layer_digest(registry: Registry, tag: str) -> str:
+    """Return the digest of the only layer of a tag."""
+    from pybox.registry import address
+    from pybox.registry.client import Client
+    from pybox.registry.wire import Manner, Wire
+
+    where = address.parse(f"{registry.host}/tool:{tag}")
+    wire = Wire(Manner())
+    try:
+        document = Client(wire, address.endpoints(where)[0]).manifest(tag)
+    finally:
+        wire.stop()
+    return str(json.loads(document.data)["layers"][0]["digest"])
+
+
+def test_two_processes_that_pull_the_same_image_download_it_once(registry: Registry, tmp_path: Path) -> None:
+    big(registry, tmp_path, "twice")
+    both = [start("pull", "-q", f"{registry.host}/tool:twice") for _ in range(2)]
+    said = [process.communicate(timeout=TIMEOUT)[0] for process in both]
+    assert [process.returncode for process in both] == [0, 0] and said[0] == said[1] != b""
+    assert registry.downloads(layer_digest(registry, "twice")) == 1
+
+
+def test_a_pull_that_is_killed_leaves_a_store_that_the_next_one_completes(
+    registry: Registry, tmp_path: Path, elsewhere: dirs.Dirs
+) -> None:
+    big(registry, tmp_path, "killed")
+    name = f"{registry.host}/tool:killed"
+    dice = random.Random(7)
+    for _ in range(3 if PURE_V2 else 6):
+        process = start("pull", "-q", name, stderr=subprocess.DEVNULL)
+        with process:
+            time.sleep(dice.uniform(0.05, 0.35))
+            process.send_signal(signal.SIGKILL)
+        for image in store.images(elsewhere):  # there it is whole, or not at all
+            for diff_id in image.diff_ids:
+                assert all(True for _ in export.layer_tar(elsewhere, diff_id))
+            assert cli("rmi", image.id).returncode == 0
+    assert cli("pull", "-q", name).returncode == 0
+    left = [entry for entry in os.listdir(elsewhere.store) if entry.startswith("tmp-")]
+    assert left == [] and len(store.images(elsewhere)) == 1
+    changes.sweep(elsewhere)
+    assert len(os.listdir(elsewhere.layers)) == 1
+
+
+def test_an_interrupted_pull_says_so_and_leaves_nothing(registry: Registry, tmp_path: Path, elsewhere: dirs.Dirs) -> None:
+    stuck = socket.create_server(("127.0.0.1", 0))  # takes connections, and never answers
+    process = start("pull", f"localhost:{stuck.getsockname()[1]}/tool", stderr=subprocess.PIPE)
+    with process, stuck.accept()[0]:
+        process.send_signal(signal.SIGINT)
+        assert process.wait(TIMEOUT) == 130
+    stuck.close()
+    assert [entry for entry in os.listdir(elsewhere.store) if entry.startswith("tmp-")] == []
+
+
+def test_who_has_logged_in_may_pull_and_push(run_registry: Callable[..., Registry], registry: Registry, tmp_path: Path) -> None:
+    (tmp_path / "htpasswd").write_text(HTPASSWD)
+    guarded = run_registry(auth={"htpasswd": {"realm": "r", "path": str(tmp_path / "htpasswd")}})
+    cli("pull", "-q", f"{registry.host}/tool")
+    refused = cli("push", f"{registry.host}/tool", f"{guarded.host}/tool")
+    assert refused.returncode == 125 and f"hint: pybox login {guarded.host}" in refused.stderr
+    wrong = cli("login", "-u", "me", "--password-stdin", guarded.host, input=b"guess\n")
+    assert wrong.returncode == 125 and "user or password is wrong" in wrong.stderr and "guess" not in wrong.stderr
+    assert cli("login", "-u", "me", "--password-stdin", guarded.host, input=b"secret\n").returncode == 0
+    assert cli("push", f"{registry.host}/tool", f"{guarded.host}/tool").returncode == 0
+    assert cli("pull", f"{guarded.host}/tool").returncode == 0
+    assert cli("logout", guarded.host).returncode == 0
+    assert "hint: pybox login" in cli("pull", f"{guarded.host}/tool:other").stderr
+
+
+def test_tls_is_verified_with_the_authorities_given(
+    run_registry: Callable[..., Registry], registry: Registry, tmp_path: Path
+) -> None:
+    if not shutil.which("openssl"):
+        pytest.skip("no openssl")
+    subject = ("-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost")
+    files = ("-keyout", tmp_path / "server.key", "-out", tmp_path / "server.crt")
+    kind = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2")
+    subprocess.run(["openssl", "req", "-x509", *kind, *subject, *files], check=True, capture_output=True)
+    paths = {"certificate": str(tmp_path / "server.crt"), "key": str(tmp_path / "server.key")}
+    private = run_registry(http={"tls": paths})
+    cli("pull", "-q", f"{registry.host}/tool")
+    words = ("push", "-q", f"{registry.host}/tool", f"{private.host}/tool")
+    refused = cli(*words)
+    assert refused.returncode == 125 and "its certificate is not trusted" in refused.stderr and "--cert-dir" in refused.stderr
+    (tmp_path / "trusted").mkdir()
+    shutil.copy(tmp_path / "server.crt", tmp_path / "trusted/ca.crt")
+    assert cli(*words, "--cert-dir", str(tmp_path / "trusted")).returncode == 0
+    assert cli("pull", "-q", "--tls-verify=false", f"{private.host}/tool").returncode == 0
