@@ -121,8 +121,19 @@ COMMANDS = (
         "doctor",
     ),
     Command("version", LOOK, "version", "print the version", "main", "version"),
+    Command(
+        "layers",
+        LOOK,
+        "layers [-n NUMBER] IMAGE [PATH]",
+        "which layer a file comes from, and what is hidden",
+        "storage",
+        "layers",
+    ),
+    Command(
+        "system", KEEP, "system df", "what images and containers take of the disk, and what sharing saves", "storage", "system"
+    ),
     Command("images", KEEP, "images [-q] [--format json|table]", "list images", "images", "images"),
-    Command("image", KEEP, "image inspect|ls|rm|tag ...", "look at images", "images", "image"),
+    Command("image", KEEP, "image ls|inspect|history|diff|prune|rm|tag ...", "look at images", "images", "image"),
     Command(
         "pull", KEEP, "pull [--platform PLATFORM] NAME[:TAG|@DIGEST]...", "bring images from their registries", "registry", "pull"
     ),

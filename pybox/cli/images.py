@@ -40,7 +40,10 @@ def help_of(command: str) -> str:
 
 def image(dirs: Dirs, args: list[str]) -> int:
     """`pybox image VERB`: docker's second spelling of the image commands."""
+    from pybox.cli import storage
+
     verbs = {"inspect": image_inspect, "ls": images, "rm": rmi, "tag": tag, "import": import_, "load": load, "save": save}
+    verbs |= {"history": storage.history, "prune": storage.prune, "diff": storage.image_diff}
     if not args or args[0] not in verbs:
         given = f"no such command: image {args[0]}" if args else "image: which of its commands?"
         raise PyboxError(given, f"pybox image {'|'.join(verbs)}")
