@@ -30,6 +30,7 @@ def create(runtime: Runtime, what: Kept) -> Kept:
     """Plan a container, so that what can't be is refused now, and write down what it is. Raises a PyboxError; then nothing is left."""
     from time import time
 
+    runtime.make_volumes(what.spec)
     ready = runtime.planner.ready(what.spec, keep=True, managed=True)
     image = ready.given.image
     runtime.make_once(ready)

@@ -70,7 +70,15 @@ class Runtime:
         """Plan a run, or find the plan of an equal one. Raises ImageNotFound, SpecError or LimitError."""
         if spec.takes_spare_network(self.facts.root):
             native.order_network()  # made while we plan
+        self.make_volumes(spec)
         return self.planner.ready(spec, keep)
+
+    def make_volumes(self, spec: Spec) -> None:
+        """Make the volumes of a run that are not there yet."""
+        if any(mount.source is not None and mount.source.startswith(f"{self.dirs.store}/volumes/") for mount in spec.mounts):
+            from pybox import volumes  # who has none pays nothing for it
+
+            volumes.prepare(self.planner, spec)
 
     def plan(self, spec: Spec, keep_upper: bool = False) -> Plan:
         """Return the plan of a run, without running it."""

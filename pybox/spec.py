@@ -72,9 +72,7 @@ class Mount(Record):
         if self.source is not None:
             no_nul("volume", self.source)
             if not self.source.startswith("/"):
-                raise SpecError(
-                    "volume", self.source, "the host side must be an absolute path", "named volumes are not supported yet"
-                )
+                raise SpecError("volume", self.source, "the host side must be an absolute path", "or the name of a volume")
 
 
 class Limits(Record):

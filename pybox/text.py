@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 
+from pybox import dirs
 from pybox.errors import SpecError
 from pybox.spec import Mount, Rlimit
 from pybox.units import parse_bytes, parse_int
 
 
 def parse_volume(text: str) -> Mount:
-    """Return the Mount of ``-v SRC:DST[:ro|rw]``. A SRC that starts with a dot is taken from the current directory."""
+    """Return the Mount of ``-v SRC:DST[:ro|rw]``. A SRC that starts with a dot is taken from the current directory, one that is a
+    name without a slash is a volume."""
     parts = text.split(":")
     if len(parts) not in (2, 3) or not parts[0] or not parts[1]:
         raise SpecError("volume", text, "must be SRC:DST[:ro]", "e.g. -v /srv/data:/data:ro")
@@ -22,7 +24,54 @@ def parse_volume(text: str) -> Mount:
             raise SpecError("volume", text, f"unknown option {option!r}", "ro or rw")
     if source.startswith(("./", "../")) or source in (".", ".."):
         source = os.path.abspath(source)
+    elif "/" not in source:
+        source = volume_path(source)
     return Mount(target, source=source, read_only="ro" in options)
+
+
+def volume_path(name: str) -> str:
+    """Return where the data of a volume is; it need not exist. Raises SpecError for a name that can't be one."""
+    return f"{dirs.current().store}/volumes/{volume_name(name)}/data"
+
+
+def volume_name(name: str) -> str:
+    """Return a name that a volume may have: docker's rule. Raises SpecError."""
+    plain = name.replace("_", "").replace(".", "").replace("-", "")
+    if not (name[:1].isalnum() and (plain.isalnum() and plain.isascii()) and len(name) <= 100):
+        raise SpecError("volume", name, "not a name of letters, digits and _ . -", "a directory of the host begins with / or ./")
+    return name
+
+
+def parse_mount(text: str) -> Mount:
+    """Return the Mount of ``--mount type=bind|volume|tmpfs,source=SRC,target=DST[,readonly]``, docker's words."""
+    fields: dict[str, str] = {}
+    for part in text.split(","):
+        key, _, value = part.partition("=")
+        key = _MOUNT_WORDS.get(key, key)
+        if key not in ("type", "source", "target", "readonly", "tmpfs-size", "tmpfs-mode"):
+            raise SpecError("mount", text, f"unknown word {key!r}", "type=bind|volume|tmpfs,source=SRC,target=DST,readonly")
+        fields[key] = value
+    kind, source, target = fields.get("type", "volume"), fields.get("source", ""), fields.get("target", "")
+    if fields.get("readonly", "false") not in ("", "true", "false", "1", "0"):
+        raise SpecError("mount", text, "readonly is true or false")
+    read_only = fields.get("readonly", "false") in ("", "true", "1")
+    if not target:
+        raise SpecError("mount", text, "needs target=DST")
+    if kind == "tmpfs":
+        if source:
+            raise SpecError("mount", text, "a tmpfs has no source")
+        given = (f"size={fields['tmpfs-size']}" if "tmpfs-size" in fields else "", f"mode={fields.get('tmpfs-mode', '1777')}")
+        return parse_tmpfs(f"{target}:{','.join(filter(None, (*given, 'ro' if read_only else '')))}")
+    if kind not in ("bind", "volume"):
+        raise SpecError("mount", text, f"type {kind} is not there", "bind, volume or tmpfs")
+    if not source or "tmpfs-size" in fields or "tmpfs-mode" in fields:
+        raise SpecError("mount", text, f"a {kind} needs source=, and takes nothing of a tmpfs")
+    if kind == "volume":
+        return Mount(target, source=volume_path(source), read_only=read_only)
+    return Mount(target, source=os.path.abspath(source) if source.startswith(".") else source, read_only=read_only)
+
+
+_MOUNT_WORDS = {"src": "source", "dst": "target", "destination": "target", "ro": "readonly"}
 
 
 def parse_tmpfs(text: str) -> Mount:

@@ -132,6 +132,9 @@ COMMANDS = (
     Command(
         "system", KEEP, "system df", "what images and containers take of the disk, and what sharing saves", "storage", "system"
     ),
+    Command(
+        "volume", KEEP, "volume create|ls|rm|inspect|prune ...", "named directories that outlive containers", "volumes", "volume"
+    ),
     Command("images", KEEP, "images [-q] [--format json|table]", "list images", "images", "images"),
     Command("image", KEEP, "image ls|inspect|history|diff|prune|rm|tag ...", "look at images", "images", "image"),
     Command(

@@ -57,7 +57,11 @@ def spec_of(parsed: Parsed) -> Spec:
         user=parsed.one("user") or "",
         workdir=parsed.one("workdir") or "",
         hostname=parsed.one("hostname") or "",
-        mounts=(*map(text.parse_volume, parsed.all("volume")), *map(text.parse_tmpfs, parsed.all("tmpfs"))),
+        mounts=(
+            *map(text.parse_volume, parsed.all("volume")),
+            *map(text.parse_mount, parsed.all("mount")),
+            *map(text.parse_tmpfs, parsed.all("tmpfs")),
+        ),
         limits=Limits(
             memory=parse_bytes("memory", parsed.one("memory")),
             memory_swap=-1 if swap == "-1" else parse_bytes("memory-swap", swap),

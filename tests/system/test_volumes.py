@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import os
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 
-from harness import Images, cli, said, shell
+import pytest
+from harness import Images, cli, said, shell, start
 
 import pybox
+from pybox import dirs, volumes
+from pybox.errors import SpecError, StateError
 from pybox.spec import Mount
+from pybox.text import parse_mount
 
 
 def test_a_volume_shows_the_hosts_directory_and_keeps_what_is_written(tmp_path: Path) -> None:
@@ -94,3 +100,99 @@ def test_tmpfs_is_noexec_unless_asked() -> None:
     script = "cp /bin/busybox /t/ && /t/busybox echo ran"
     assert b"Permission denied" in (shell(script, mounts=[Mount("/t")]).stderr or b"")
     assert said(shell(script, mounts=[Mount("/t", exec=True)])) == "ran"
+
+
+# Volumes with a name
+
+
+@pytest.fixture
+def volume() -> Iterator[str]:
+    """The name of a volume that is gone after the test."""
+    yield "kept"
+    cli("volume", "rm", "kept")
+
+
+def test_a_named_volume_begins_with_what_the_image_has_and_outlives_containers(image: Images, volume: str) -> None:
+    def fill(root: Path) -> None:
+        (root / "srv/deep").mkdir(parents=True)
+        (root / "srv/deep/file").write_text("from the image")
+        (root / "srv/deep/link").symlink_to("file")
+        os.link(root / "srv/deep/file", root / "srv/same")
+        os.chown(root / "srv/deep/file", 1000, 1000)
+        (root / "srv/deep/file").chmod(0o4750)
+        os.chown(root / "srv", 1000, 1000)
+        (root / "srv").chmod(0o2770)
+
+    name = image(fill)
+    look = "stat -c '%n %u:%g %a %h' /srv /srv/deep/file /srv/deep/link; cat /srv/deep/link"
+    for command in ("", "touch /srv/new; "):  # the second finds it there
+        shown = said(pybox.run(name, ["sh", "-c", command + look], mounts=[f"{volume}:/srv"]))
+        assert shown.splitlines() == [
+            "/srv 1000:1000 2770 3", "/srv/deep/file 1000:1000 4750 2", "/srv/deep/link 0:0 777 1", "from the image",
+        ]  # fmt: skip
+    assert said(shell("ls /other", mounts=[f"{volume}:/other:ro"])) == "deep\nnew\nsame"
+
+
+def test_a_volume_is_made_for_a_container_in_a_user_namespace_with_its_ids(volume: str) -> None:
+    result = shell("stat -c %u /etc/passwd; touch /etc/new && echo made", mounts=[f"{volume}:/etc"], userns=True)
+    assert said(result) == "0\nmade"
+
+
+def test_a_volume_that_a_container_shows_is_not_removed(volume: str) -> None:
+    made = cli("create", "--mount", f"type=volume,src={volume},dst=/data", "busybox", "true").stdout.strip()
+    try:
+        assert made
+        refused = cli("volume", "rm", volume)
+        assert refused.returncode == 125 and f"volume {volume} is in use by container {made}" in refused.stderr
+        assert cli("volume", "prune").stdout == "" and volume in cli("volume", "ls", "-q").stdout.split()
+        shown = json.loads(cli("volume", "inspect", volume).stdout)[0]
+        assert shown["Containers"] == [made] and os.path.isdir(shown["Mountpoint"])
+    finally:
+        cli("rm", made)
+    assert cli("volume", "prune").stdout.split() == [volume] and cli("volume", "ls", "-q").stdout == ""
+
+
+def test_several_that_make_the_same_volume_agree_on_it(volume: str) -> None:
+    them = [start("run", "--rm", "-v", f"{volume}:/etc", "busybox", "cat", "/etc/passwd") for _ in range(3)]
+    outputs = {process.communicate()[0] for process in them}
+    assert [process.returncode for process in them] == [0, 0, 0]
+    assert len(outputs) == 1 and b"root:x:0" in outputs.pop()
+    assert not [name for name in os.listdir(dirs.current().store) if name.startswith("tmp-")]
+
+
+@pytest.mark.parametrize("name", ["..", ".", "a b", "-a", "a\n", "\u00e9", "x" * 101])
+def test_a_name_that_is_none_is_refused(name: str) -> None:
+    with pytest.raises(SpecError, match="not a name"):
+        shell(
+            "true",
+            mounts=[
+                f"{name}:/data" if name not in (".", "..") else Mount("/data", source=volumes.create(dirs.current(), name).path)
+            ],
+        )
+    assert volumes.volumes(dirs.current()) == []
+
+
+def test_a_run_that_fails_makes_no_volume() -> None:
+    assert cli("run", "--rm", "--pull", "never", "-v", "early:/data", "nosuch", "true").returncode == 125
+    assert volumes.volumes(dirs.current()) == []
+    with pytest.raises(StateError, match="no such volume: early"):
+        volumes.remove(dirs.current(), "early")
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        ("type=image,src=x,dst=/x", "type image is not there"), ("type=bind,dst=/x", "needs source="), ("src=a", "needs target="),
+        ("type=tmpfs,src=a,dst=/x", "a tmpfs has no source"), ("dst=/x,src=a,color=red", "unknown word 'color'"),
+        ("dst=/x,src=a,ro=maybe", "readonly is true or false"), ("type=bind,src=a,dst=/x", "absolute path"),
+    ],
+)  # fmt: skip
+def test_a_mount_that_makes_no_sense_is_refused(words: str, reason: str) -> None:
+    with pytest.raises(SpecError, match=reason):
+        parse_mount(words)
+
+
+def test_a_mount_of_a_tmpfs_has_its_size_and_mode() -> None:
+    look = "stat -c %a /t; df -k /t | tail -1"
+    done = cli("run", "--rm", "--mount", "type=tmpfs,dst=/t,tmpfs-size=1m,tmpfs-mode=700", "busybox", "sh", "-c", look)
+    assert done.stdout.split()[0] == "700" and "1024" in done.stdout.split()

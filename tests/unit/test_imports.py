@@ -33,6 +33,7 @@ LAYERS = (
     "views",
     "inspection",
     "files",
+    "volumes",
     "runtime plans",
     "api console joining entering monitor",
     "process",

@@ -59,6 +59,7 @@ EFFECTS: dict[str, tuple[tuple[str, ...], tuple[Spec, Options]]] = {
         ("-v", "/a:/b:ro", "-v", "/c:/d"),
         spec(mounts=(Mount("/b", source="/a", read_only=True), Mount("/d", source="/c"))),
     ),
+    "mount": (("--mount", "type=bind,src=/a,dst=/b,ro"), spec(mounts=(Mount("/b", source="/a", read_only=True),))),
     "tmpfs": (("--tmpfs", "/t:size=1m"), spec(mounts=(Mount("/t", size=1 << 20),))),
     "read-only": (("--read-only",), spec(read_only=True)),
     "upper": (("--upper", "disk"), spec(upper="disk")),
@@ -297,20 +298,15 @@ def test_api_and_command_line_have_the_same_options() -> None:
         "seccomp": "security-opt",
     }
     ours = {renamed.get(name, name.replace("_", "-")) for name in (*api.Container.__annotations__, "timeout", "name")}
-    only_there = {
-        "rm",
-        "help",
+    only_there = {"rm", "help", "status-file", "no-init", "interactive", "env-file", "tmpfs", "tty", "stop-signal", "system"}
+    only_there |= {option.key for option in RUN if option.group == "Background"} | {
+        "detach",
+        "detach-keys",
+        "label",
+        "cidfile",
         "pull",
-        "status-file",
-        "no-init",
-        "interactive",
-        "env-file",
-        "tmpfs",
-        "tty",
-        "stop-signal",
-        "system",
+        "mount",
     }
-    only_there |= {option.key for option in RUN if option.group == "Background"} | {"detach", "detach-keys", "label", "cidfile"}
     assert ours == {option.key for option in RUN} - only_there
 
 
