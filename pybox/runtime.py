@@ -78,6 +78,7 @@ class Runtime:
         if any(mount.source is not None and mount.source.startswith(f"{self.dirs.store}/volumes/") for mount in spec.mounts):
             from pybox import volumes  # who has none pays nothing for it
 
+            self._make_directories()
             volumes.prepare(self.planner, spec)
 
     def plan(self, spec: Spec, keep_upper: bool = False) -> Plan:

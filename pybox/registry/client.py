@@ -15,6 +15,7 @@ from pybox.errors import ImageError
 from pybox.image import config, manifest
 from pybox.record import Record
 from pybox.registry import secrets
+from pybox.registry.address import loopback
 from pybox.registry.wire import Answer, Unreachable, Wire, origin, reason
 
 TYPE_CHECKING = False
@@ -138,7 +139,8 @@ class Client:
             if used and origin(url) == origin(base):
                 sent["Authorization"] = used
             answer = self.wire.request(method, url, sent, body, insecure=self.insecure, progress=progress)
-            if answer.status != 401 or last:
+            # a challenge of somebody else, to whom a redirect or an upload has led, is no question for our password
+            if answer.status != 401 or last or origin(answer.url) != origin(base):
                 break
             challenges = answer.challenges()
             answer.body(_MOST)
@@ -208,7 +210,7 @@ class Client:
         realm = values.get("realm", "")
         if urlsplit(realm).scheme not in ("https", "http"):
             raise ImageError(f"{self}: its token server is {realm[:100]!a}, which is no web address")
-        if self._base.startswith("https:") and realm.startswith("http:") and not self.insecure:
+        if realm.startswith("http:") and not self.insecure and not loopback(origin(realm)[1]):
             raise ImageError(
                 f"{self}: its token server {origin(realm)[1]} speaks no TLS", "a password would be readable on the way"
             )

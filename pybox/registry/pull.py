@@ -68,19 +68,18 @@ def pull(dirs: Dirs, name: str, manner: Manner | None = None, watch: Watch | Non
     """
     where = address.parse(name)
     manner = manner or Manner()
-    wire = Wire(manner)
     failed: list[ImageError] = []
-    try:
-        for endpoint in address.endpoints(where, not manner.tls_verify):
-            try:
-                return _from(dirs, name, where, Client(wire, endpoint), watch or Nobody(), platform)
-            except ImageError as error:  # the next server may have it
-                failed.append(error)
-        raise failed[-1] if len(failed) == 1 else ImageError("; ".join(error.message for error in failed), failed[-1].hint)
-    except OSError as error:
-        raise ImageError(f"pulling {name}: {error.strerror or error}") from None
-    finally:
-        wire.stop()
+    for endpoint in address.endpoints(where, not manner.tls_verify):
+        wire = Wire(manner)
+        try:
+            return _from(dirs, name, where, Client(wire, endpoint), watch or Nobody(), platform)
+        except ImageError as error:  # the next server may have it
+            failed.append(error)
+        except OSError as error:
+            raise ImageError(f"pulling {name}: {error.strerror or error}") from None
+        finally:
+            wire.stop()
+    raise failed[-1] if len(failed) == 1 else ImageError("; ".join(error.message for error in failed), failed[-1].hint)
 
 
 def _from(dirs: Dirs, name: str, where: Address, client: Client, watch: Watch, platform: str) -> Pulled:

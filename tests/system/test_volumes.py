@@ -152,6 +152,14 @@ def test_a_volume_that_a_container_shows_is_not_removed(volume: str) -> None:
     assert cli("volume", "prune").stdout.split() == [volume] and cli("volume", "ls", "-q").stdout == ""
 
 
+def test_a_volume_is_the_first_thing_in_an_empty_store(tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYBOX_STORE", str(tmp_path / "store"))
+    assert cli("import", "first", str(tree)).returncode == 0
+    done = cli("run", "--rm", "-v", "kept:/etc", "first", "cat", "/etc/passwd")
+    assert "root:x:0" in done.stdout, done.stderr
+    monkeypatch.undo()
+
+
 def test_several_that_make_the_same_volume_agree_on_it(volume: str) -> None:
     them = [start("run", "--rm", "-v", f"{volume}:/etc", "busybox", "cat", "/etc/passwd") for _ in range(3)]
     outputs = {process.communicate()[0] for process in them}

@@ -342,6 +342,32 @@ def test_a_redirect_to_another_host_takes_no_secret_along(here: Dirs, there: Ser
         assert other.authorizations() == [None, None]  # the configuration and the layer
 
 
+def test_a_challenge_of_another_host_is_not_answered(here: Dirs, there: Server, nobody: Path) -> None:
+    there.image(ONE)
+    password(nobody, there.host)
+    with serving() as other:
+        challenge = f'Bearer realm="http://{other.host}/token"'
+        other.instead = lambda request: (request.reply(401, WWW_Authenticate=challenge), True)[1]
+        there.instead = lambda request: (
+            "/blobs/" in request.path and (request.reply(307, Location=f"http://{other.host}/x"), True)[1]
+        )
+        with pytest.raises(ImageError, match="it wants to know who we are"):
+            pull(here, f"{there.host}/tool", FAST)
+        assert other.asked("/token") == [] and other.authorizations() == [None]
+
+
+@pytest.mark.parametrize(
+    ("realm", "reason"), [("http://tokens.example/t", "speaks no TLS"), ("ftp://x/", "no web address"), ("", "no web address")]
+)
+def test_a_password_goes_to_no_token_server_that_could_leak_it(
+    here: Dirs, there: Server, nobody: Path, realm: str, reason: str
+) -> None:
+    password(nobody, there.host)
+    there.instead = lambda request: (request.reply(401, WWW_Authenticate=f'Bearer realm="{realm}"'), True)[1]
+    with pytest.raises(ImageError, match=reason):
+        pull(here, f"{there.host}/tool", FAST)
+
+
 def test_a_credential_helper_is_asked(
     here: Dirs, there: Server, nobody: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -470,6 +496,20 @@ def test_a_mirror_is_asked_first_and_the_registry_where_it_fails(
     conf.write_text('[[registry]]\nlocation = "docker.io"\nblocked = true\n')
     with pytest.raises(ImageError, match="blocks docker\\.io"):
         pull(here, "tool", FAST)
+
+
+def test_a_mirror_whose_layer_is_broken_does_not_keep_the_registry_from_answering(
+    here: Dirs, there: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    conf = tmp_path / "registries.conf"
+    monkeypatch.setenv("CONTAINERS_REGISTRIES_CONF", str(conf))
+    with serving() as mirror:
+        conf.write_text(f'[[registry]]\nlocation = "{there.host}"\n[[registry.mirror]]\nlocation = "{mirror.host}"\n')
+        mirror.image(ONE, TWO)
+        there.image(ONE, TWO)
+        corrupt(mirror)
+        pull(here, f"{there.host}/tool", FAST)
+    assert has_one(here, f"{there.host}/tool")
 
 
 def test_a_proxy_is_used_but_not_for_this_machine(
