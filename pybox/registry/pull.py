@@ -37,7 +37,7 @@ if TYPE_CHECKING:
             """It is there, and this is how: "" for the usual way."""
 
 
-AT_ONCE = 4  # layers
+AT_ONCE = 3  # layers, as docker; more threads only wait for each other where the network is fast
 
 
 class Pulled(Record):

@@ -10,10 +10,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from registry import Registry
 
 from pybox.dirs import Dirs
 from pybox.image import archive, export, importing, store
 from pybox.image.model import ImageConfig
+from pybox.registry.pull import pull
 
 pytestmark = [
     pytest.mark.skipif(os.geteuid() != 0, reason="overlay mounts, devices and owners need root"),
@@ -152,6 +154,21 @@ def test_two_layers_go_through_skopeo_and_back_unchanged(here: Dirs, tmp_path: P
     assert store.find(here, "two:t").layers == store.find(here, "tool:edited").layers
     sh("umoci", "unpack", "--image", f"{tmp_path}/two:t", f"{tmp_path}/again")
     assert listing(tmp_path / "again/rootfs") == merged(here, "two:t", tmp_path)
+
+
+@pytest.mark.skipif(not shutil.which("docker-registry"), reason="no docker-registry (Debian package)")
+def test_what_is_pulled_is_the_tree_that_skopeo_and_umoci_unpack(here: Dirs, tmp_path: Path, tool: str) -> None:
+    layout, registry = edited(here, tmp_path), Registry(tmp_path)
+    try:
+        for number, words in enumerate(((), ("--dest-compress-format", "zstd"), ("--format", "v2s2"))):
+            target = f"{registry.host}/tool:{number}"
+            flags = ("--quiet", "--insecure-policy", "--dest-tls-verify=false", *words)
+            sh("skopeo", "copy", *flags, f"oci:{layout}:edited", f"docker://{target}")
+            elsewhere = Dirs(str(tmp_path / f"elsewhere{number}"), here.state)
+            pull(elsewhere, target)
+            assert merged(elsewhere, target, tmp_path) == listing(tmp_path / "bundle/rootfs")
+    finally:
+        registry.stop()
 
 
 def test_a_zstd_layout_is_read_by_skopeo(here: Dirs, tmp_path: Path, tool: str) -> None:
