@@ -49,6 +49,11 @@ class Manner(Record):
     cert_dir: str = ""  # *.crt: authorities, NAME.cert and NAME.key: who we are; else the system's places
     pauses: tuple[float, ...] = (0.3, 1, 3, 9)  # seconds before each further try
     timeout: float = 60  # seconds without a byte
+    connect: float = 10  # seconds for a connection to be taken
+
+
+class _Deaf(TimeoutError):
+    """Nobody takes our connection: a firewall most often, which does not pass while we wait."""
 
 
 class Unreachable(ImageError):
@@ -135,7 +140,7 @@ class Wire:
                     return answer
                 answer.close()
             except Unreachable as error:
-                if pause is None or isinstance(error.__cause__, (ssl.SSLCertVerificationError, socket.gaierror)):
+                if pause is None or isinstance(error.__cause__, (ssl.SSLCertVerificationError, socket.gaierror, _Deaf)):
                     raise
             progress()
             self.pause(wait or 0)
@@ -176,6 +181,8 @@ class Wire:
                 more = {"Content-Length": length} if data or method in ("POST", "PUT") else {}
                 if proxied:
                     more |= _proxy_headers(proxied)
+                if connection.sock is None:
+                    _join(connection, self.manner)
                 connection.request(method, target, data or None, {"User-Agent": f"pybox/{VERSION}", **headers, **more})
                 return Answer(self, key, connection, connection.getresponse(), url)
             except (OSError, HTTPException) as error:
@@ -280,6 +287,15 @@ def _proxy_headers(through: SplitResult) -> dict[str, str]:
 
     pair = f"{unquote(through.username)}:{unquote(through.password or '')}"
     return {"Proxy-Authorization": "Basic " + b64encode(pair.encode()).decode()}
+
+
+def _join(connection: HTTPConnection, manner: Manner) -> None:
+    connection.timeout = min(manner.connect, manner.timeout)
+    try:
+        connection.connect()
+    except TimeoutError:
+        raise _Deaf from None
+    connection.sock.settimeout(manner.timeout)
 
 
 def _tls(host: str, manner: Manner, insecure: bool) -> ssl.SSLContext:

@@ -6,7 +6,9 @@ import base64
 import gzip
 import json
 import os
+import socket
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -264,6 +266,17 @@ def test_a_server_that_is_not_there_is_named(here: Dirs) -> None:
         host = server.host
     with pytest.raises(ImageError, match=f"{host}: Connection refused"):
         pull(here, f"{host}/tool", FAST)
+
+
+def test_a_server_that_takes_no_connection_is_given_up_at_once(here: Dirs) -> None:
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as full, ExitStack() as queue:
+        address = full.getsockname()
+        for _ in range(3):  # what the kernel takes for it; nobody accepts
+            waiting = queue.enter_context(socket.socket())
+            waiting.setblocking(False)
+            waiting.connect_ex(address)
+        with pytest.raises(ImageError, match="it does not answer"):
+            pull(here, f"localhost:{address[1]}/tool", Manner(pauses=(60, 60), connect=0.05))
 
 
 # Who we are
