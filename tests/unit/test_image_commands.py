@@ -96,7 +96,7 @@ def test_image_has_dockers_second_spelling_of_every_command(here: Dirs, capsys: 
     capsys.readouterr()
     assert commands.image(here, ["ls", "--format", "json"]) == 0
     assert [image["names"] for image in json.loads(capsys.readouterr().out)] == [["other:latest"]]
-    for wrong, message in (([], "which of its commands"), (["prune"], "no such command: image prune")):
+    for wrong, message in (([], "which of its commands"), (["shrink"], "no such command: image shrink")):
         with pytest.raises(PyboxError, match=message):
             commands.image(here, wrong)
 
