@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
     from pybox.fastjson import Json
 
-    Reason = Literal["exit", "signal", "timeout", "oom", "cancelled", "launch-failed", "lost"]
+    Reason = Literal["exit", "signal", "timeout", "oom", "cancelled", "launch-failed", "lost", "skipped"]
 
 
 PAIRS = ("limit_hits", "effective", "stall")  # fields that JSON has as objects
@@ -27,6 +27,7 @@ class Result(Record):
     cancelled      it was given up by who had asked for it, and killed
     launch-failed  it never ran (only in the JSON of --status-file; Python raises)
     lost           nobody saw its end: what looked after it was killed (only in the record of a kept container)
+    skipped        it never ran: what it needs has not ended well (only in a batch)
     """
 
     id: str

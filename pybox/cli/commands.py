@@ -25,6 +25,7 @@ COMMANDS = (
         "create", RUN, "create [OPTIONS] IMAGE [COMMAND [ARG...]]", "make a container without starting it", "background", "create"
     ),
     Command("exec", RUN, "exec [OPTIONS] CONTAINER COMMAND [ARG...]", "run one more command in a container", "exec", "exec_"),
+    Command("batch", RUN, "batch [OPTIONS] FILE.toml|FILE.jsonl|FILE.csv|-", "run the jobs of a file", "batch", "batch"),
     Command("start", LIVE, "start [-a] [-i] CONTAINER...", "start containers", "lifecycle", "start"),
     Command("stop", LIVE, "stop [-t SECONDS] CONTAINER...", "end containers: ask, wait, kill", "lifecycle", "stop"),
     Command("kill", LIVE, "kill [-s SIGNAL] CONTAINER...", "send a signal to containers", "lifecycle", "kill"),

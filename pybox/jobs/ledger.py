@@ -9,6 +9,7 @@ The key is a digest of the job: a line whose key is another's says that the dire
 from __future__ import annotations
 
 import os
+from errno import ENOSPC
 from fcntl import LOCK_EX, LOCK_NB, flock
 from time import sleep
 
@@ -102,7 +103,9 @@ class Ledger:
             if data is not None:
                 with open(f"{self.path}/{result.index}.{stream}", "wb") as file:
                     file.write(data)
-        os.write(self._fd, fastjson.dumps({"key": job.key(), **result.to_json()}).encode() + b"\n")
+        line = fastjson.dumps({"key": job.key(), **result.to_json()}).encode() + b"\n"
+        if os.write(self._fd, line) != len(line):  # a line that is cut must be the last one, or those behind it are lost
+            raise OSError(ENOSPC, os.strerror(ENOSPC), self.path)
 
     def close(self) -> None:
         """Let go of the directory."""

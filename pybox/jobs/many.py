@@ -20,7 +20,7 @@ from pybox.units import parse_bytes, parse_int
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from typing import Literal
 
     from pybox.native import Child
@@ -29,13 +29,13 @@ if TYPE_CHECKING:
 _WINDOW = 10_000  # with order, how far the others may run ahead of the slowest: their results wait in memory
 
 
-class _Crew:
+class Crew:
     """The threads of one run_many call. What they run can be killed at any time, and is, when the call is given up."""
 
     def __init__(self, size: int) -> None:
         self.results: SimpleQueue[tuple[int, Job, Need, Result | BaseException]] = SimpleQueue()
         self._jobs: SimpleQueue[tuple[int, Job, Need, int] | None] = SimpleQueue()
-        self._size = size
+        self.size = size
         self._threads: list[Thread] = []
         self._running: dict[int, int] = {}  # job's index -> pidfd of its container
         self._lock = Lock()
@@ -43,7 +43,7 @@ class _Crew:
 
     def give(self, index: int, job: Job, need: Need, retries: int) -> None:
         """Have a job run."""
-        if len(self._threads) < self._size:
+        if len(self._threads) < self.size:
             self._threads.append(Thread(target=self._work, name=f"pybox-job-{len(self._threads)}", daemon=True))
             self._threads[-1].start()
         self._jobs.put((index, job, need, retries))
@@ -61,7 +61,7 @@ class _Crew:
     def _run(self, index: int, job: Job, retries: int) -> Result:
         for attempt in range(1, retries + 2):
             try:
-                result = shared().run(job.spec(), job.run_options(), lambda child, identity: self._started(index, child))
+                result = self.attempt(index, job)
             except PyboxError as error:
                 result = Result("", job.image, job.args, "launch-failed", error.exit_code, error=error.message)
             finally:
@@ -75,6 +75,14 @@ class _Crew:
             if result.ok:
                 break
         return result
+
+    def attempt(self, index: int, job: Job) -> Result:
+        """Run a job once. Raises the PyboxError for which it can't be started."""
+        return shared().run(job.spec(), job.run_options(), self.watcher(index))
+
+    def watcher(self, index: int) -> Callable[[Child, str], None]:
+        """Return what is to be told of a job's container when it runs, so that it can be killed."""
+        return lambda child, identity: self._started(index, child)
 
     def _started(self, index: int, child: Child) -> None:
         with self._lock:
@@ -91,12 +99,16 @@ class _Crew:
         except ProcessLookupError:
             pass
 
-    def dismiss(self) -> None:
-        """Kill what still runs, and wait until nothing is left of it."""
+    def cancel(self) -> None:
+        """Kill what still runs, and what is given from now on as soon as it runs."""
         with self._lock:
             self._over = True
             for pidfd in self._running.values():
                 self._kill(pidfd)
+
+    def dismiss(self) -> None:
+        """Kill what still runs, and wait until nothing is left of it."""
+        self.cancel()
         for _ in self._threads:
             self._jobs.put(None)
         for thread in self._threads:
@@ -144,18 +156,29 @@ def run_many(
     box = of_the_box()
     budget = Budget(box.memory if memory is None else parse_bytes("memory", memory) or 0, box.cpus if cpus is None else cpus)
     ledger = None if out is None else Ledger(os.fspath(out), resume)
-    results = _run_many(jobs, size, budget, retries, ledger, _WINDOW if order else None)
+    results = run_numbered(enumerate(jobs), Crew(size), budget, retries, ledger, _WINDOW if order else None)
     return _ordered(results) if order else results
 
 
-def _run_many(
-    jobs: Iterable[Job], size: int, budget: Budget, retries: int, ledger: Ledger | None, window: int | None
+def run_numbered(
+    jobs: Iterable[tuple[int, Job] | None],
+    crew: Crew,
+    budget: Budget,
+    retries: int,
+    ledger: Ledger | None,
+    window: int | None = None,
 ) -> Iterator[Result]:
-    crew = _Crew(size)
+    """Run jobs that have numbers already, as run_many does; None says: the next one depends on a result that is not there yet."""
     held = Need()
     busy: set[int] = set()  # by index
     try:
-        for index, job in enumerate(jobs):
+        for order in jobs:
+            if order is None:
+                result, freed = _next(crew, ledger, busy)
+                held = held.minus(freed)
+                yield result
+                continue
+            index, job = order
             done = None if ledger is None else ledger.done(index, job)
             if done is not None:
                 yield done
@@ -167,7 +190,7 @@ def _run_many(
                 yield _noted(ledger, job, failed)
                 continue
             while busy and (
-                len(busy) >= size
+                len(busy) >= crew.size
                 or not budget.fits(held, need)
                 or (window is not None and index - min(busy) >= window)
                 or not crew.results.empty()
@@ -186,7 +209,7 @@ def _run_many(
             ledger.close()
 
 
-def _next(crew: _Crew, ledger: Ledger | None, busy: set[int]) -> tuple[Result, Need]:
+def _next(crew: Crew, ledger: Ledger | None, busy: set[int]) -> tuple[Result, Need]:
     index, job, need, outcome = crew.results.get()
     busy.discard(index)
     if isinstance(outcome, BaseException):

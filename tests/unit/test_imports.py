@@ -40,6 +40,7 @@ LAYERS = (
     "aio testing",
     "jobs",
     "executor",
+    "batch",
     "lifecycle",
     "boot",
     "checking",
