@@ -9,15 +9,32 @@ from __future__ import annotations
 from pybox.batch.template import fill, fill_all
 from pybox.errors import SpecError
 from pybox.jobs.job import Job
-from pybox.record import Record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from pybox.fastjson import Json
 
-TEXT, NUMBER, SIZE, FLAG, WORDS, LIST, MAP = "a text", "a number", "a number or a text", "true or false", "a list of texts", "a list", "a table"  # fmt: skip
+
+def _number(value: Json) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+KINDS: dict[str, Callable[[Json], bool]] = {
+    "a text": lambda value: isinstance(value, str),
+    "a number": _number,
+    "a number or a text": lambda value: isinstance(value, str) or _number(value),
+    "true or false": lambda value: isinstance(value, bool),
+    "a list of texts": lambda value: (
+        isinstance(value, (list, tuple)) and all(isinstance(word, str) or _number(word) for word in value)
+    ),
+    "a list": lambda value: isinstance(value, (list, tuple)),
+    "a table": lambda value: (
+        isinstance(value, dict) and all(isinstance(entry, str) or _number(entry) for entry in value.values())
+    ),
+}
+TEXT, NUMBER, SIZE, FLAG, WORDS, LIST, MAP = KINDS
 
 FIELDS: dict[str, tuple[str, ...]] = {
     "image": (TEXT,),
@@ -62,26 +79,6 @@ CELLS = ("image", "command", "name", "needs", "memory", "cpus", "pids", "timeout
 SHELL = ("sh", "-c")
 
 
-class Wanted(Record):
-    """What one entry of a file comes to: a job, and what has to end well before it."""
-
-    job: Job
-    needs: tuple[str, ...] = ()
-
-
-def _is(kind: str, value: Json) -> bool:
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    return {
-        TEXT: isinstance(value, str),
-        NUMBER: number,
-        SIZE: number or isinstance(value, str),
-        FLAG: isinstance(value, bool),
-        WORDS: isinstance(value, (list, tuple)) and all(isinstance(word, str) or _is(NUMBER, word) for word in value),
-        LIST: isinstance(value, (list, tuple)),
-        MAP: isinstance(value, dict) and all(isinstance(entry, str) or _is(NUMBER, entry) for entry in value.values()),
-    }[kind]
-
-
 def checked(said: Mapping[str, Json]) -> dict[str, Json]:
     """Return what was said by the names of FIELDS, each of a kind that it may have. Raises SpecError."""
     found: dict[str, Json] = {}
@@ -94,14 +91,14 @@ def checked(said: Mapping[str, Json]) -> dict[str, Json]:
             raise SpecError(name, "", "no such field", f"did you mean {near[0]}?" if near else "docs/batch.md lists them")
         if field in found:
             raise SpecError(name, "", f"is said twice: it is the same as {field}")
-        if not any(_is(kind, value) for kind in FIELDS[field]):
+        if not any(KINDS[kind](value) for kind in FIELDS[field]):
             raise SpecError(name, value, f"must be {' or '.join(FIELDS[field])}")
         found[field] = value
     return found
 
 
-def wanted(fields: Mapping[str, Json], values: Mapping[str, str] | None = None) -> Wanted:
-    """Return the job of checked fields; ``values`` are for their placeholders, None: braces are braces. Raises SpecError."""
+def wanted(fields: Mapping[str, Json], values: Mapping[str, str] | None = None) -> tuple[Job, tuple[str, ...]]:
+    """Return the job of checked fields, and what has to end well before it; ``values`` are for their placeholders, None: braces are braces. Raises SpecError."""
     said = {name: value for name, value in fields.items() if name != "array"}
     command = said.get("args")
     if isinstance(command, str):
@@ -117,7 +114,7 @@ def wanted(fields: Mapping[str, Json], values: Mapping[str, str] | None = None) 
     env = said.get("env")
     if isinstance(env, dict):
         said["env"] = {variable: _text(value) for variable, value in env.items()}
-    return Wanted(Job.from_json(said), tuple(dict.fromkeys(needs)))
+    return Job.from_json(said), tuple(dict.fromkeys(needs))
 
 
 def _text(value: Json) -> str:

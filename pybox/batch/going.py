@@ -119,6 +119,8 @@ class Going:
         self._crew.gone(result.index)
         self.counts.well += result.ok
         self.counts.failed += not result.ok
+        if result.reason == "cancelled":
+            return  # so who waits for it is not skipped, but not run yet
         self._settle(result.index, "" if result.ok else f"{result.name}, which it needs, did not end well: {how(result)}")
 
     def _orders(self) -> Iterator[tuple[int, Job] | None]:

@@ -41,8 +41,10 @@ class Rate:
 
 
 def duration(seconds: float) -> str:
-    """Return a time for people: ``12s``, ``3m05s``, ``2h07m``, ``3d04h``."""
+    """Return a time for people: ``0.2s``, ``12s``, ``3m05s``, ``2h07m``, ``3d04h``."""
     whole = int(seconds + 0.5)
+    if seconds < 10:
+        return f"{seconds:.2g}s"
     if whole < 60:
         return f"{whole}s"
     for small, large, unit, part in ((60, 3600, "m", "s"), (3600, 86400, "h", "m"), (86400, 1 << 60, "d", "h")):

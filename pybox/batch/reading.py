@@ -59,19 +59,30 @@ def _jsonl(source: Source, defaults: dict[str, Json]) -> Iterator[Entry]:
         try:
             said = fastjson.loads(line)
         except ValueError as error:
-            column = re.search(r"character (\d+)", str(error))
-            raise BadLine(
-                source.name, number, int(column[1]) + 1 if column else 1, "not JSON", "one object in each line"
-            ) from None
+            raise _not_json(place, str(error)) from None
         try:
             if not isinstance(said, dict):
                 raise SpecError("job", line.strip()[:40], "must be an object with image and args")
             if "array" in said:
                 raise SpecError("array", "", "only a TOML file has arrays", "write a line for each job")
-            found = wanted(_with(defaults, checked(said)))
+            job, needs = wanted(_with(defaults, checked(said)))
         except SpecError as error:
             raise place.bad(error) from None
-        yield Entry(found.job, place, found.needs)
+        yield Entry(job, place, needs)
+
+
+def _not_json(place: LinePlace, reason: str) -> BadLine:
+    """Return the error of a line that is no JSON: now the package that knows the place may cost what it likes."""
+    import json
+
+    column = 1
+    try:
+        json.loads(place.text)
+    except json.JSONDecodeError as error:
+        column, reason = error.pos + 1, error.msg.lower()
+    except RecursionError:
+        pass
+    return BadLine(place.file, place.line, column, f"not JSON: {reason}", "one object in each line")
 
 
 # --- CSV ---------------------------------------------------------------------------------------------------------------------
@@ -119,10 +130,10 @@ def _row(place: CellPlace, defaults: dict[str, Json], cells: dict[str, str]) -> 
         if cells.get(name) and ALIASES.get(name, name) not in defaults
     }
     try:
-        found = wanted({**defaults, **checked(said)}, cells)
+        job, needs = wanted({**defaults, **checked(said)}, cells)
     except SpecError as error:
         raise place.bad(error) from None
-    return Entry(found.job, place, found.needs)
+    return Entry(job, place, needs)
 
 
 # --- TOML --------------------------------------------------------------------------------------------------------------------
@@ -170,14 +181,14 @@ def _syntax(source: Source, text: str, said: str) -> BadLine:
 def _elements(place: Place, fields: dict[str, Json]) -> Iterator[Entry]:
     array = fields.get("array")
     if array is None:
-        found = wanted(fields)
-        yield Entry(found.job, place, found.needs)
+        job, needs = wanted(fields)
+        yield Entry(job, place, needs)
         return
     name = str(fields.get("name", ""))
     plain = bool(name) and not re.search(r"(?<!\{)\{[^{}]+\}", name)  # no placeholder: the name of them all
     for number, values in enumerate(_values(array)):
-        found = wanted({**fields, "name": f"{name}[{{i}}]"} if plain else fields, values)
-        yield Entry(found.job, place, found.needs, name if plain else "", number == 0)
+        job, needs = wanted({**fields, "name": f"{name}[{{i}}]"} if plain else fields, values)
+        yield Entry(job, place, needs, name if plain else "", number == 0)
 
 
 def _values(array: Json) -> Iterator[dict[str, str]]:

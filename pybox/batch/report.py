@@ -34,7 +34,7 @@ h1{font-size:1.5rem;margin:0 0 .2rem;overflow-wrap:anywhere}h2{font-size:1.05rem
 .tiles{display:flex;flex-wrap:wrap;gap:.6rem;margin:1rem 0}.tile{border:1px solid var(--line);border-radius:8px;padding:.4rem .9rem}
 .tile b{display:block;font-size:1.25rem}.tile span{color:var(--dim);font-size:.85rem}
 svg{width:100%;height:auto;display:block}svg text{fill:var(--dim);font:11px system-ui,sans-serif}.grid{stroke:var(--line)}
-.plot{fill:var(--plot);stroke:none}.key i{display:inline-block;width:.8em;height:.8em;border-radius:2px;margin:0 .35em 0 1em}
+.plot{fill:var(--plot);stroke:none}.key i{display:inline-block;width:.8em;height:.8em;border-radius:2px;margin:0 .35em 0 1em}.key i:first-child{margin-left:0}
 table{border-collapse:collapse;width:100%;font-size:.9rem}th{text-align:left;color:var(--dim);font-weight:500}
 th,td{padding:.3rem .8rem .3rem 0;border-bottom:1px solid var(--line);vertical-align:top;overflow-wrap:anywhere}
 td code{font:12px ui-monospace,monospace}.wide{overflow-x:auto}

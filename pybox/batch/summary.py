@@ -82,8 +82,8 @@ class Summary:
         if ended:
             self.first, self.last = min(self.first, ended - wall), max(self.last, ended)
             (heappush if len(self._slowest) < _SLOWEST else heappushpop)(self._slowest, (wall, called(row)))
-        kept = self.skipped if state in ("skipped", "cancelled") else self.failures
-        if state != "ok" and len(kept) < most:
+        kept = self.skipped if state == "skipped" else self.failures
+        if state not in ("ok", "cancelled") and len(kept) < most:
             words = results.last_words(row) if kept is self.failures else ""
             kept.append(
                 Failure(called(row), int(number(row, "index")), state, reason_of(row), words, int(number(row, "attempts")))
@@ -96,8 +96,8 @@ class Summary:
 
     @property
     def failed(self) -> int:
-        """How many did not end well."""
-        return self.done - self.states["ok"]
+        """How many did not end well, by themselves."""
+        return self.done - self.states["ok"] - self.states["cancelled"]
 
     @property
     def span(self) -> float:
