@@ -48,6 +48,8 @@ def loads(text: str) -> Json:
         raise ValueError(f"not JSON at character {stop.value}") from None
     except RecursionError:
         raise ValueError("JSON nested too deep") from None
+    except SystemError:  # its word for other faults is json.decoder's JSONDecodeError, where that happens to be loaded
+        raise ValueError("not JSON") from None
     if text[end:].strip(" \t\r\n"):
         raise ValueError(f"not JSON at character {end}: one value expected")
     return value

@@ -7,6 +7,7 @@ from collections import deque
 from time import monotonic
 
 from pybox.batch.going import Counts, how
+from pybox.shown import size, visible
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -51,15 +52,6 @@ def duration(seconds: float) -> str:
         if whole < large:
             return f"{whole // small}{unit}{whole % small * (24 if unit == 'd' else 60) // small:02}{part}"
     return "-"
-
-
-def size(count: float) -> str:
-    """Return bytes for people."""
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if count < 1000:
-            return f"{count:.3g}{unit}"
-        count /= 1024
-    return f"{count:.4g}TiB"
 
 
 def words(counts: Counts, rate: Rate) -> list[str]:
@@ -145,11 +137,6 @@ class Moving:
 def trouble(result: Result) -> str:
     """Return the line for a job that did not end well."""
     return f"{visible(result.name or f'job {result.index}')}: {visible(how(result))}"
-
-
-def visible(text: str) -> str:
-    """Return a text with everything that is no printable character escaped: it goes to a terminal."""
-    return text if text.isprintable() else "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 Progress = Plain | Moving

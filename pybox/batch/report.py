@@ -12,8 +12,9 @@ from html import escape
 from time import localtime, strftime
 
 from pybox.batch.chart import HEIGHT, TOP, Axes, Slices, chart, number_text
-from pybox.batch.progress import duration, size, visible
+from pybox.batch.progress import duration
 from pybox.batch.summary import STATES, Summary, called, number, starts, state_of
+from pybox.shown import size, visible
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -100,7 +101,7 @@ def _timeline(axes: Axes, summary: Summary, results: Results) -> Iterator[str]:
         bars = []
         for lane, (begin, end, row) in zip(lanes, rows, strict=True):
             width = max(0.8, axes.wide(end - begin))
-            told = f"{called(row)}: {state_of(row)}, {number_text(end - begin)} s, {size(number(row, 'memory_peak'))}"
+            told = f"{called(row)}: {state_of(row)}, {number_text(end - begin)} s, {size(int(number(row, 'memory_peak')))}"
             bars.append(
                 f"<rect class={state_of(row)} x={axes.x(begin):.1f} y={TOP + lane * height:.1f} width={width:.1f} "
                 f"height={height * 0.85:.1f}><title>{_text(told)}</title></rect>"
@@ -154,7 +155,7 @@ def _memory(axes: Axes, summary: Summary, results: Results) -> Iterator[str]:
             y = TOP + HEIGHT * (1 - peak / summary.peak)
             dots.append(
                 f"<circle class={state_of(row)} cx={axes.x(end):.1f} cy={y:.1f} r=2.5 fill-opacity=.75>"
-                f"<title>{_text(called(row))}: {size(peak)}</title></circle>"
+                f"<title>{_text(called(row))}: {size(int(peak))}</title></circle>"
             )
         yield from chart(axes, HEIGHT, size(summary.peak), "", dots)
         return

@@ -7,11 +7,11 @@ import sys
 
 from pybox.batch.directory import Directory, Results
 from pybox.batch.plan import Batch, check
-from pybox.batch.progress import duration, open_progress, visible
+from pybox.batch.progress import duration, open_progress
 from pybox.batch.source import FORMATS, Source
 from pybox.batch.summary import Summary
 from pybox.cli.options import Option, Parsed, parse_anywhere
-from pybox.cli.table import size, table
+from pybox.cli.table import size, table, visible
 from pybox.errors import SpecError
 from pybox.jobs.budget import of_the_box
 from pybox.jobs.many import parallelism

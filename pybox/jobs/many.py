@@ -39,7 +39,7 @@ class Crew:
         self._threads: list[Thread] = []
         self._running: dict[int, int] = {}  # job's index -> pidfd of its container
         self._lock = Lock()
-        self._over = False
+        self.over = False
 
     def give(self, index: int, job: Job, need: Need, retries: int) -> None:
         """Have a job run."""
@@ -70,7 +70,7 @@ class Crew:
                 if ours >= 0:
                     os.close(ours)
             result = result.replace(index=index, name=job.name, attempts=attempt)
-            if self._over and not result.ok:
+            if self.over and not result.ok:
                 return result.replace(reason="cancelled")
             if result.ok:
                 break
@@ -88,7 +88,7 @@ class Crew:
         with self._lock:
             # a copy: the original is closed when it has ended, and its number may be another container's by then
             self._running[index] = os.dup(child.pidfd)
-            if self._over:
+            if self.over:
                 self._kill(child.pidfd)
 
     def _kill(self, pidfd: int) -> None:
@@ -102,7 +102,7 @@ class Crew:
     def cancel(self) -> None:
         """Kill what still runs, and what is given from now on as soon as it runs."""
         with self._lock:
-            self._over = True
+            self.over = True
             for pidfd in self._running.values():
                 self._kill(pidfd)
 
@@ -198,6 +198,8 @@ def run_numbered(
                 result, freed = _next(crew, ledger, busy)
                 held = held.minus(freed)
                 yield result
+            if crew.over:
+                break
             crew.give(index, job, need, retries if job.retries is None else job.retries)
             held = held.plus(need)
             busy.add(index)

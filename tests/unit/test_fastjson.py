@@ -90,3 +90,11 @@ def test_what_is_not_json_is_refused(value: fastjson.Json) -> None:
 def test_nesting_without_end_is_refused() -> None:
     with pytest.raises(ValueError):
         fastjson.loads("[" * 200_000)
+
+
+def test_a_text_that_is_cut_is_refused_also_where_the_json_package_is_not_loaded() -> None:
+    import subprocess
+    import sys
+
+    code = "import sys\nfrom pybox import fastjson\ntry: fastjson.loads('{\"a')\nexcept ValueError: print('json' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "False\n"

@@ -15,7 +15,7 @@ LAYERS = (
     "version build _native",
     "record",
     "errors fastjson",
-    "units dirs times",
+    "units dirs times shown",
     "spec host",
     "specjson",
     "text seen native result kept logs bill",
