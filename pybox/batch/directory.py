@@ -45,6 +45,7 @@ class Results(Ledger):
             self._fd = os.dup(file.fileno())
         self.path = ""
         self.known = bytearray()
+        self._last = 0, array("Q")
 
     def done(self, index: int, job: Job) -> Result | None:
         """Return None: who asks has sorted out what is done."""
@@ -66,15 +67,23 @@ class Results(Ledger):
 
     def rows(self) -> Iterator[dict[str, Json]]:
         """Yield the last line of each job, in the order in which they were written."""
-        last = array("Q")
-        for number, row in enumerate(self._rows()):
-            index = int(str(row["index"]))
-            if index >= len(last):
-                last.extend([0] * (index + 1 - len(last)))
-            last[index] = number
+        last = self._last_lines()
         for number, row in enumerate(self._rows()):
             if last[int(str(row["index"]))] == number:
                 yield row
+
+    def _last_lines(self) -> array[int]:
+        """Return the number of the last line of each job, found out again only when lines were added."""
+        size = os.fstat(self._fd).st_size
+        if size != self._last[0]:
+            last = array("Q")
+            for number, row in enumerate(self._rows()):
+                index = int(str(row["index"]))
+                if index >= len(last):
+                    last.frombytes(bytes(8 * (index + 1 - len(last))))
+                last[index] = number
+            self._last = size, last
+        return self._last[1]
 
     def _rows(self) -> Iterator[dict[str, Json]]:
         with open(f"/proc/self/fd/{self._fd}", "rb") as file:  # an open file of its own, with its own place in it
@@ -101,23 +110,28 @@ class Directory(Results):
     def __init__(self, path: str, batch: Batch, resume: bool) -> None:
         """Open or make it. Raises SpecError when it is not usable, StateError when it is another's, in use, or not to be resumed."""
         self.path = path
+        self._last = 0, array("Q")
         self._identity: dict[str, Json] = {"schema": "pybox.batch/1", "batch": batch.digest, "jobs": batch.count}
+        other = StateError(f"{path} holds something else than the results of a batch", "-o must be a new directory")
         try:
             os.makedirs(path, exist_ok=True)
-            names = os.listdir(path)
-            if names and "batch.json" not in names:
-                raise StateError(f"{path} holds something else than the results of a batch", "-o must be a new directory")
-            if names:
+            names = set(os.listdir(path))
+            begun = "batch.json" in names
+            if begun:
                 self._identify(batch, resume)
+            elif names - {".batch.json", "results.jsonl"}:  # these a batch leaves that was killed before it had begun
+                raise other
             self._fd = os.open(f"{path}/results.jsonl", os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
         except OSError as error:
             raise SpecError("output", path, str(error.strerror)) from None
         try:
             self._lock()
-            if not names:
+            if not begun and os.fstat(self._fd).st_size:
+                raise other
+            if not begun:
                 self._begin(batch)
             self.known = bytearray(batch.count)
-            self._read()
+            self._learn()
         except BlockingIOError:
             os.close(self._fd)
             raise StateError(f"{path} is in use by another batch") from None
@@ -149,26 +163,14 @@ class Directory(Results):
             os.fsync(file.fileno())
         os.rename(f"{self.path}/.batch.json", f"{self.path}/batch.json")
 
-    def _read(self) -> dict[int, dict[str, Json]]:
-        """Learn which jobs have ended well; a line that was cut off by the death of its writer is cut away."""
-        good = 0
-        with open(self._fd, "rb", closefd=False) as file:
-            for line in file:
-                try:
-                    row = fastjson.loads(line.decode())
-                except ValueError:
-                    row = None
-                index = row.get("index") if isinstance(row, dict) else None
-                if not line.endswith(b"\n") or not isinstance(row, dict) or not isinstance(index, int):
-                    break
-                if not 0 <= index < len(self.known):
-                    raise StateError(
-                        f"{self.path}/results.jsonl has a job {index}, and this batch has none", "choose another directory"
-                    )
-                self.known[index] = _WELL if row.get("reason") == "exit" and row.get("exit_code") == 0 else _NOT
-                good += len(line)
-        os.ftruncate(self._fd, good)
-        return {}
+    def _learn(self) -> None:
+        """Learn which jobs have ended well."""
+        for index, row in self.whole_lines():
+            if not 0 <= index < len(self.known):
+                raise StateError(
+                    f"{self.path}/results.jsonl has a job {index}, which this batch has not", "choose another directory"
+                )
+            self.known[index] = _WELL if row.get("reason") == "exit" and row.get("exit_code") == 0 else _NOT
 
     def before(self) -> tuple[int, int, int]:
         """Return how many jobs had ended well, had ended otherwise, and had not ended, when it was opened."""

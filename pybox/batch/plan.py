@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from pybox.dirs import Dirs
     from pybox.fastjson import Json
     from pybox.jobs.job import Job
-    from pybox.native import Child  # noqa: F401
 
 _BUCKETS = 256
 _NEAR = 100_000  # names among which the nearest one to a misspelt one is looked for

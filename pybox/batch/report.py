@@ -45,9 +45,13 @@ td code{font:12px ui-monospace,monospace}.wide{overflow-x:auto}
 def write(path: str, title: str, summary: Summary, results: Results) -> None:
     """Write the page: it is there whole, or not at all."""
     temporary = f"{path}.new"
-    with open(temporary, "w", encoding="utf-8", errors="backslashreplace") as file:
-        file.writelines(_page(title, summary, results))
-    os.replace(temporary, path)
+    try:
+        with open(temporary, "w", encoding="utf-8", errors="backslashreplace") as file:
+            file.writelines(_page(title, summary, results))
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
 
 
 def _page(title: str, summary: Summary, results: Results) -> Iterator[str]:

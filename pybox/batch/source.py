@@ -78,7 +78,3 @@ class Source:
     def text(self) -> str:
         """Return all of it."""
         return "".join(line for _, line in self.lines())
-
-    def close(self) -> None:
-        """Let go of it."""
-        os.close(self._fd)

@@ -113,12 +113,13 @@ class _Interrupts:
     """The first signal stops the batch, the second one ends pybox: its containers die with it, and the next pybox clears up."""
 
     def __init__(self, going: Going, progress: Progress) -> None:
-        from signal import SIGHUP, SIGINT, SIGTERM, signal
+        from signal import SIG_IGN, SIGHUP, SIGINT, SIGTERM, getsignal, signal
 
         self.signal = 0
         self._going, self._progress = going, progress
         for number in (SIGINT, SIGTERM, SIGHUP):
-            signal(number, self._come)
+            if getsignal(number) != SIG_IGN:  # as nohup wants it
+                signal(number, self._come)
 
     def _come(self, number: int, frame: object) -> None:
         from threading import Thread

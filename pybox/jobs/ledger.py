@@ -20,6 +20,8 @@ from pybox.result import PAIRS, Result
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from pybox.fastjson import Json
 
 
@@ -62,21 +64,23 @@ class Ledger:
         flock(self._fd, LOCK_EX | LOCK_NB)
 
     def _read(self) -> dict[int, dict[str, Json]]:
-        """Return the last line of each job; a line that was cut off by the death of its writer is cut away."""
-        known: dict[int, dict[str, Json]] = {}
+        """Return the last line of each job."""
+        return dict(self.whole_lines())
+
+    def whole_lines(self) -> Iterator[tuple[int, dict[str, Json]]]:
+        """Yield (index, line) of what is written; a line that was cut off by the death of its writer is cut away at the end."""
         good = 0
         with open(self._fd, "rb", closefd=False) as file:
             for line in file:
                 try:
                     row = fastjson.loads(line.decode())
                 except ValueError:
-                    row = None
+                    break
                 if not line.endswith(b"\n") or not isinstance(row, dict) or not isinstance(row.get("index"), int):
                     break
-                known[int(str(row["index"]))] = row
+                yield int(str(row["index"])), row
                 good += len(line)
         os.ftruncate(self._fd, good)
-        return known
 
     def done(self, index: int, job: Job) -> Result | None:
         """Return the result of a job that has ended with 0 before; None when it is to be run. Raises StateError for another's."""
