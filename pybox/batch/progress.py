@@ -3,6 +3,7 @@ a plain line now and then, and one for each job that does not end well."""
 
 from __future__ import annotations
 
+import os
 from collections import deque
 from time import monotonic
 
@@ -146,4 +147,5 @@ def open_progress(stream: TextIO, counts: Counts, quiet: bool) -> Progress:
     """Return the display that fits."""
     if quiet:
         return Quiet(stream, counts)
-    return Moving(stream, counts) if stream.isatty() else Plain(stream, counts)
+    moves = stream.isatty() and os.environ.get("TERM", "dumb") != "dumb"
+    return Moving(stream, counts) if moves else Plain(stream, counts)

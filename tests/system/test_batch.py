@@ -149,7 +149,10 @@ def test_an_interrupt_stops_it_cleanly_and_says_how_to_go_on(store: dirs.Dirs, t
     assert "again: 3, not yet run: 2" in cli("batch", "--resume", *words[1:]).stderr
 
 
-def test_a_terminal_sees_a_line_that_moves_and_ctrl_c_twice_ends_it_at_once(store: dirs.Dirs, tmp_path: Path) -> None:
+def test_a_terminal_sees_a_line_that_moves_and_ctrl_c_twice_ends_it_at_once(
+    store: dirs.Dirs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TERM", "xterm")  # a dumb one gets plain lines
     with Person("batch", slow(tmp_path), "-j", "3", columns=120) as person:
         person.expect("4/9 done")
         person.expect("3 running")
