@@ -47,7 +47,10 @@ static _Noreturn void fail(struct pb_walk *walk, int error)
 
 static void start_walk(void *arg)
 {
-	pb_walk_rows(arg);
+	struct pb_walk *walk = arg;
+
+	walk->report->done[walk->next - 1] = pb_now();
+	pb_walk_rows(walk);
 }
 
 /* The second clone of a run with a user namespace: this process has entered it and makes the other namespaces as its citizen.
@@ -57,7 +60,6 @@ static _Noreturn void hand_over(struct pb_walk *walk, const struct pb_row *row)
 {
 	long pid;
 
-	walk->report->done[walk->next] = pb_now();
 	walk->next++;
 	pid = pb_clone3(row->x | CLONE_PARENT | CLONE_VM | CLONE_VFORK | CLONE_CLEAR_SIGHAND, 0, -1, &walk->report->pid, walk->stack[1],
 			start_walk, walk);
@@ -74,6 +76,8 @@ _Noreturn void pb_walk_rows(struct pb_walk *walk)
 		const struct pb_row *row = &walk->rows[walk->next];
 
 		walk->report->index = (int32_t)walk->next;
+		if (walk->report->gate)
+			pb_wait_at_gate(walk);
 		if (row->op == PB_CLONE)
 			hand_over(walk, row);
 		if (PB_DO[row->op](walk, row) < 0) {
@@ -207,8 +211,10 @@ int pb_launch(const struct pb_row *rows, uint32_t count, const char *blob, struc
 	report->pidfd = -1;
 	walk.words = resolve_words(rows, count, blob);
 	walk.stack[0] = malloc(PB_STACK * (two_clones ? 2 : 1));
-	if (!walk.words || !walk.stack[0])
+	if (!walk.words || !walk.stack[0]) {
+		pb_end_gate(report);
 		goto out;
+	}
 	walk.stack[1] = (char *)walk.stack[0] + PB_STACK;
 
 	sigfillset(&all);
@@ -216,8 +222,10 @@ int pb_launch(const struct pb_row *rows, uint32_t count, const char *blob, struc
 	dumpable_keep();
 	report->begun = pb_now();
 	pid = pb_clone3(rows[0].x | CLONE_VM | CLONE_VFORK | CLONE_CLEAR_SIGHAND, SIGCHLD, rows[0].fd >= 0 ? report->slots[rows[0].fd] : -1,
-			NULL, walk.stack[0], start_walk, &walk);
+			&report->first, walk.stack[0], start_walk, &walk);
 	dumpable_restore();
+	if (report->gate)
+		pb_end_gate(report);
 	if (leash[1] >= 0)
 		close(leash[1]); /* or the death of pybox-init would go unheard */
 	if (pid < 0) {
@@ -230,6 +238,8 @@ int pb_launch(const struct pb_row *rows, uint32_t count, const char *blob, struc
 	if (pid > 0) /* it may have died, but nobody has reaped it: the number is still its own */
 		report->pidfd = (int)syscall(SYS_pidfd_open, pid, 0);
 	failed = report->index >= 0;
+	if (!failed && !init)
+		report->done[count - 1] = pb_now();
 	if (!failed && init)
 		failed = hear_init(report, count - 1, leash[0], rows[count - 1].z) < 0;
 	if (failed && pid > 0)

@@ -64,7 +64,7 @@ enum pb_tolerate {
 	PB_OK_MISSING = 2, /* ENOENT and ENOTDIR are fine */
 };
 
-enum pb_limits { PB_SLOTS = 160, PB_ROWS = 512, PB_HEAD = 4096 };
+enum pb_limits { PB_SLOTS = 160, PB_ROWS = 512, PB_HEAD = 4096, PB_OVER = 65535 };
 
 struct pb_row {
 	uint32_t op;       /* enum pb_op */
@@ -95,6 +95,9 @@ struct pb_report {
 	int32_t slots[PB_SLOTS]; /* in: fds of the parent; out: what rows opened, in the child's table */
 	uint64_t begun;          /* CLOCK_MONOTONIC, ns: just before the clone */
 	uint64_t done[PB_ROWS];  /* CLOCK_MONOTONIC, ns: when each row was finished */
+	uint32_t gate;           /* in: rows from this one on wait until it is moved; 0: there is no gate */
+	uint32_t waiting;        /* the row that waits at the gate; PB_OVER: the launch is over */
+	int32_t first;           /* the pid of the first clone: before the second one, there is no other */
 	struct pb_probe probe;
 };
 
@@ -181,6 +184,12 @@ void pb_forget_networks(void);
 /* setns(fd, CLONE_NEWUSER), for a process with one thread. 0 or -errno. */
 int pb_enter_user_namespace(int fd);
 
+/* For another thread while pb_launch is at it: move the gate, and wait until a row waits at it or the launch is over. */
+void pb_open_gate(struct pb_report *report, uint32_t row);
+uint32_t pb_at_gate(struct pb_report *report);
+/* The launch is over, or there will be none. */
+void pb_end_gate(struct pb_report *report);
+
 /* A process in new namespaces (flags) that waits to be killed: it holds a user namespace until the caller has an fd of it.
  * Its pid or -errno. */
 int pb_holder(uint64_t flags, int program);
@@ -203,6 +212,8 @@ _Noreturn void pb_walk_rows(struct pb_walk *walk);
 long pb_clone3(uint64_t flags, int exit_signal, int cgroup, int32_t *pid, void *stack, void (*start)(void *), void *arg);
 uint64_t pb_now(void);
 int pb_loopback_up(int socket);
+/* gate.c */
+void pb_wait_at_gate(struct pb_walk *walk);
 
 /* ops_self.c: what each op does. */
 extern int (*const PB_DO[PB_OP_COUNT])(struct pb_walk *, const struct pb_row *);

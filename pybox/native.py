@@ -174,16 +174,20 @@ class Child(Record):
         return tuple(max(0, self.report.done[row] - begun) / 1e9 for row in range(count))
 
 
-def launch(program: Program, identity: str, fds: Mapping[str, int], leash: tuple[int, int], init: bool) -> Child | Failure:
+def launch(
+    program: Program, identity: str, fds: Mapping[str, int], leash: tuple[int, int], init: bool, report: Any = None
+) -> Child | Failure:
     """Clone a process and walk the plan in it; returns when the command runs or a row has failed. Releases the GIL.
 
-    The second fd of ``leash`` is closed here in any case. With ``init`` the first one will carry pybox-init's word.
+    The second fd of ``leash`` is closed here in any case. With ``init`` the first one will carry pybox-init's word. ``report``:
+    a struct pb_report of the caller's, who looks at it meanwhile (explain/stepping.py).
     """
     blob = bytearray(program.blob)
     raw = identity.encode()
     for at in program.id_at:
         blob[at : at + len(raw)] = raw
-    report = ffi.new("struct pb_report *")
+    if report is None:
+        report = ffi.new("struct pb_report *")
     slots = report.slots
     report.slot_count = len(program.slots)
     for name, index in program.slots:

@@ -47,6 +47,8 @@ class Options(Record):
 class Runtime:
     """What one process uses for many runs: the facts, the sealed pybox-init, user namespaces, compiled plans."""
 
+    begin = staticmethod(native.launch)  # who steps through a plan has another door: explain/stepping.py
+
     def __init__(self, where: Dirs | None = None) -> None:
         self.dirs = where or directories.current()
         self.facts = host.probe()
@@ -130,9 +132,7 @@ class Runtime:
             native.order_network()  # for the next run: who has run two jobs will run a third
         self._ran = True
         leash = native.leash() if ready.init else (-1, -1)
-        child = native.launch(
-            ready.program, desk.identity, {**self.reuse, **desk.fds, **fds, "leash": leash[1]}, leash, ready.init
-        )
+        child = self.begin(ready.program, desk.identity, {**self.reuse, **desk.fds, **fds, "leash": leash[1]}, leash, ready.init)
         if "netns" in desk.fds:
             os.close(desk.fds.pop("netns"))  # now it lives as long as the container, and no longer
         if isinstance(child, native.Failure):

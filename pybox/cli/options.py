@@ -18,6 +18,7 @@ class Option(Record):
     help: str
     value: str = ""
     many: bool = False
+    words: tuple[str, ...] = ()  # what a switch may be given after "=", beside true and false
 
     @property
     def key(self) -> str:
@@ -75,10 +76,20 @@ RUN = (
     Option(("--pid",), "Isolation", "host shares the host's processes", "MODE"),
     Option(("--ipc",), "Isolation", "host shares the host's System V IPC and /dev/shm", "MODE"),
     Option(("--uts",), "Isolation", "host shares the host's name", "MODE"),
-    Option(("--userns",), "Isolation", "an own user namespace: root inside is nobody outside", ""),
+    Option(("--userns",), "Isolation", "an own user namespace: root inside is nobody outside", words=("host",)),
     Option(("--cap-add",), "Rights", "grant a capability, or ALL", "CAP", True),
     Option(("--cap-drop",), "Rights", "take a capability away, or ALL", "CAP", True),
     Option(("--security-opt",), "Rights", "seccomp=unconfined|PROFILE.json, no-new-privileges=BOOL", "OPTION", True),
+    Option(
+        ("--trace",),
+        "Learning",
+        "say when each step was done; =state: what it changed; =chrome: for Perfetto",
+        words=("state", "chrome"),
+    ),
+    Option(("--trace-file",), "Learning", "write the trace there, not to stderr", "FILE"),
+    Option(("--step",), "Learning", "stop before each step: predict, look at what the kernel shows, go on"),
+    Option(("--until",), "Learning", "a shell in the container as it is after this step of `explain run`", "STEP"),
+    Option(("--without",), "Learning", "leave out pid, net, uts, ipc, seccomp, caps, init: see what it was for", "PART", True),
 )
 
 
@@ -131,8 +142,9 @@ def parse(options: Sequence[Option], words: Sequence[str]) -> Parsed:
                 position += 1
             parsed.values.setdefault(option.key, []).append(value)
         elif equals:
-            if value not in ("true", "false", "host" if option.key == "userns" else "true"):
-                raise SpecError(name, value, "is a switch and takes true or false only")
+            if value not in ("true", "false", *option.words):
+                known_words = " or ".join(("true", "false", *option.words))
+                raise SpecError(name, value, f"is a switch and takes {known_words} only")
             parsed.values.pop(option.key, None)  # the last word counts, also between --init and --no-init
             parsed.values[option.key] = ["" if value == "true" else value]
         else:

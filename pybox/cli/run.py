@@ -32,6 +32,7 @@ _PLAIN = frozenset(
     "rm init no-init env user workdir hostname entrypoint volume tmpfs memory memory-swap cpus cpu-shares cpuset-cpus pids-limit"
     " oom-score-adj ulimit network pid ipc uts userns read-only upper cap-add cap-drop security-opt best-effort timeout name".split()
 )
+LOOKED_AT = ("trace", "step", "until")  # a run that somebody watches being made
 
 
 def spec_of(parsed: Parsed) -> Spec:
@@ -95,6 +96,15 @@ def spec_of(parsed: Parsed) -> Spec:
         spec = settle(spec, {key.replace("-", "_") for key in parsed.values})
         for line in notes(spec):
             os.write(2, f"pybox: {line}\n".encode(errors="surrogateescape"))
+    return _without(spec, parsed.all("without")) if parsed.values.get("without") else spec
+
+
+def _without(spec: Spec, parts: list[str]) -> Spec:
+    from pybox.explain.without import LOSSES, without
+
+    spec = without(spec, parts)
+    for part in dict.fromkeys(parts):
+        os.write(2, f"pybox: without {part}: {LOSSES[part].lost}\npybox: because {LOSSES[part].why}\n".encode())
     return spec
 
 
@@ -152,10 +162,14 @@ def run(where: Dirs, words: list[str]) -> int:
 
         print(command_help(next(command for command in COMMANDS if command.name == "run")))
         return 0
-    if any(parsed.values.get(key) for key in BACKGROUND):
+    if any(parsed.values.get(key) for key in BACKGROUND) and not any(parsed.values.get(key) for key in LOOKED_AT):
         from pybox.cli.background import run as run_in_background  # who stays in the foreground pays nothing for it
 
         return run_in_background(where, parsed)
+    if any(parsed.values.get(key) for key in LOOKED_AT):
+        from pybox.cli.stepping import run as run_looked_at
+
+        return run_looked_at(where, parsed)
     status_file = parsed.one("status-file")
     status = -1 if status_file is None else _open_status(status_file)
     try:
@@ -210,6 +224,9 @@ def _bring(where: Dirs, name: str, absent: ImageNotFound | None) -> None:
 def _depends_on_more(parsed: Parsed) -> bool:
     """Whether a command line means more than its words say: what another file holds, our environment, a file to write."""
     return not parsed.values.keys() <= _PLAIN or any("=" not in word for word in parsed.all("env"))
+
+
+LOOKED_AT = ("trace", "step", "until")  # a run that somebody watches being made
 
 
 def _open_status(path: str) -> int:

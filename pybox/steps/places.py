@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 
+from pybox.host import read
 from pybox.steps.base import ChildStep, quote
 
 TYPE_CHECKING = False
@@ -89,7 +90,8 @@ class EnterWorkdir(EnterPlace):
     """Go to the working directory, and ask the kernel whether it lies inside the root (CVE-2024-21626)."""
 
     def check(self, seen: Seen) -> bool:
-        return bool(os.readlink(f"/proc/{seen.pid}/cwd"))
+        path = seen.inside(self.path)
+        return os.path.islink(path) or os.path.samefile(f"/proc/{seen.pid}/cwd", path)
 
 
 class RealDirectory(ChildStep):
@@ -159,7 +161,10 @@ class MakeFile(ChildStep):
 
     def check(self, seen: Seen) -> bool:
         path = "/etc/" + self.path.rsplit("/", 1)[-1] if self.text else self.path  # written aside, or an empty mount point
-        return os.path.lexists(seen.inside(path))
+        place = seen.inside(path)
+        if not self.text or os.path.islink(place):  # a link of the image's would lead us astray
+            return os.path.lexists(place)
+        return read(place) == seen.named(self.text)
 
 
 class MakeNode(ChildStep):

@@ -106,7 +106,16 @@ class SetGid(ChildStep):
         table.row("PB_SETRESGID", x=self.gid)
 
     def check(self, seen: Seen) -> bool:
-        return self.early or len(set(seen.status("Gid").split())) == 1
+        return self.early or set(seen.status("Gid").split()) == {str(_outside(seen.file("gid_map"), self.gid))}
+
+
+def _outside(map_text: str, number: int) -> int:
+    """Return what an id inside is outside, by uid_map or gid_map; user_namespaces(7)."""
+    for line in map_text.splitlines():
+        inside, outside, count = map(int, line.split())
+        if inside <= number < inside + count:
+            return outside + number - inside
+    return number
 
 
 class SetUid(ChildStep):
@@ -127,7 +136,7 @@ class SetUid(ChildStep):
         table.row("PB_SETRESUID", x=self.uid)
 
     def check(self, seen: Seen) -> bool:
-        return self.early or len(set(seen.status("Uid").split())) == 1
+        return self.early or set(seen.status("Uid").split()) == {str(_outside(seen.file("uid_map"), self.uid))}
 
 
 class SetCapabilities(ChildStep):

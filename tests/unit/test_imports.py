@@ -45,6 +45,7 @@ LAYERS = (
     "boot",
     "checking",
     "doctor",
+    "explain",
     "cli",
     "",  # pybox/__init__.py, which imports what is asked of it
 )

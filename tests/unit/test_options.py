@@ -69,6 +69,7 @@ EFFECTS: dict[str, tuple[tuple[str, ...], tuple[Spec, Options]]] = {
     "ipc": (("--ipc", "host"), spec(ipc="host")),
     "uts": (("--uts", "host"), spec(uts="host")),
     "userns": (("--userns",), spec(userns=True)),
+    "without": (("--without", "pid", "--without", "net"), spec(pid="host", network="host")),
     "cap-add": (("--cap-add", "net_raw", "--cap-add", "ALL"), spec(cap_add=("CAP_NET_RAW", "ALL"))),
     "cap-drop": (("--cap-drop", "CAP_CHOWN"), spec(cap_drop=("CAP_CHOWN",))),
     "security-opt": (
@@ -79,6 +80,10 @@ EFFECTS: dict[str, tuple[tuple[str, ...], tuple[Spec, Options]]] = {
 # What these say is so anyway, or (the status file, the file of variables) has a test of its own.
 ELSEWHERE = {
     "pull",
+    "trace",
+    "trace-file",
+    "step",
+    "until",
     "init",
     "interactive",
     "status-file",
@@ -299,7 +304,7 @@ def test_api_and_command_line_have_the_same_options() -> None:
     }
     ours = {renamed.get(name, name.replace("_", "-")) for name in (*api.Container.__annotations__, "timeout", "name")}
     only_there = {"rm", "help", "status-file", "no-init", "interactive", "env-file", "tmpfs", "tty", "stop-signal", "system"}
-    only_there |= {option.key for option in RUN if option.group == "Background"} | {
+    only_there |= {option.key for option in RUN if option.group in ("Background", "Learning")} | {
         "detach",
         "detach-keys",
         "label",
