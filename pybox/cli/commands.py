@@ -108,7 +108,7 @@ COMMANDS = (
     Command(
         "explain",
         LOOK,
-        "explain [--format json|text] run|exec ...",
+        "explain [--step NUMBER] [--code] [--shell] [--analyze] [--format json|text] run|exec ...",
         "print the plan of a run or exec, without doing it",
         "explain",
         "explain",
