@@ -234,7 +234,10 @@ class Walk:
 
     def abort(self) -> None:
         """Kill the process at the gate: the run fails in this step, and what was made on the host is undone."""
-        os.kill(self.seen.pid, 9)
+        report = self.recorder.report
+        # once the launch is over the pid may be reaped and another's; and 0, which no clone has made yet, is our own group
+        if report is not None and report.waiting != OVER and self.seen.pid > 0:
+            os.kill(self.seen.pid, 9)
 
     def result(self) -> Result:
         """Wait for the end of the run. Raises what it raised."""
