@@ -64,6 +64,7 @@ FIELDS: dict[str, tuple[str, ...]] = {
     "ipc": (TEXT,),
     "uts": (TEXT,),
     "userns": (FLAG,),
+    "hpc": (FLAG,),
     "read_only": (FLAG,),
     "upper": (TEXT,),
     "cap_add": (WORDS,),

@@ -137,9 +137,9 @@ def test_only_the_command_line_prints_or_exits() -> None:
     assert guilty == []
 
 
-def test_the_bars_of_a_pull_are_the_only_user_of_rich() -> None:
+def test_progress_of_a_pull_and_of_a_batch_are_the_only_users_of_rich() -> None:
     users = [module_name(path) for path in sorted(ROOT.rglob("*.py")) if "from rich" in path.read_text()]
-    assert users == ["cli.progress"]
+    assert users == ["batch.progress", "cli.progress"]
 
 
 def loaded_by(code: str) -> set[str]:
