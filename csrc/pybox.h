@@ -181,6 +181,9 @@ void pb_return_network(int socket);
 /* Let go of those that nobody has taken. */
 void pb_forget_networks(void);
 
+/* A netlink socket of a network namespace: a socket belongs to where it was opened, and so does what it asks for. An fd or -errno. */
+int pb_netlink_in(int netns);
+
 /* setns(fd, CLONE_NEWUSER), for a process with one thread. 0 or -errno. */
 int pb_enter_user_namespace(int fd);
 

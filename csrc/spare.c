@@ -14,6 +14,7 @@
  */
 #define _GNU_SOURCE
 #include <errno.h>
+#include <fcntl.h>
 #include <linux/if_link.h>
 #include <linux/netlink.h>
 #include <linux/rtnetlink.h>
@@ -22,6 +23,7 @@
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
@@ -238,4 +240,22 @@ void pb_forget_networks(void)
 	pthread_mutex_lock(&lock);
 	clear();
 	pthread_mutex_unlock(&lock);
+}
+
+int pb_netlink_in(int netns)
+{
+	sigset_t all, before;
+	int own, made;
+
+	sigfillset(&all);
+	pthread_sigmask(SIG_BLOCK, &all, &before); /* no handler of Python's is to run in there */
+	own = open("/proc/thread-self/ns/net", O_RDONLY | O_CLOEXEC);
+	made = own < 0 || setns(netns, CLONE_NEWNET) < 0 ? -1 : socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_ROUTE);
+	made = made < 0 ? -errno : made;
+	if (own >= 0 && setns(own, CLONE_NEWNET) < 0)
+		abort(); /* this thread would go on in a container's network */
+	if (own >= 0)
+		close(own);
+	pthread_sigmask(SIG_SETMASK, &before, NULL);
+	return made;
 }

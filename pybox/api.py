@@ -8,7 +8,7 @@ from pybox import dirs, state
 from pybox.errors import SpecError
 from pybox.result import Result
 from pybox.runtime import Options, Runtime
-from pybox.spec import Limits, Mount, Rlimit, Spec
+from pybox.spec import NO_NET, Limits, Mount, Net, Rlimit, Spec
 from pybox.text import parse_capability, parse_ulimit, parse_volume
 from pybox.units import parse_bytes, parse_cpus, parse_int, parse_seconds
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
     from typing import Unpack
 
-    from pybox.spec import Network, Share, Upper
+    from pybox.spec import Share, Upper
     from pybox.supervise import Sink
 
 
@@ -64,7 +64,15 @@ class Container(TypedDict, total=False):
     workdir: str
     hostname: str
     entrypoint: str | Sequence[str] | None
-    network: Network
+    network: str | Sequence[str]
+    ip: str | Sequence[str]
+    mac_address: str
+    dns: Sequence[str]
+    add_host: Sequence[str]
+    publish: Sequence[str]
+    publish_all: bool
+    allow_net: Sequence[str] | None
+    net_rate: int | str | None
     pid: Share
     ipc: Share
     uts: Share
@@ -109,7 +117,10 @@ def run(
         ulimits: ``["nofile=1024:4096"]``.
         user: ``name|uid[:group|gid]``, resolved from the image.
         workdir, hostname, entrypoint: as in `pybox run`.
-        network, pid, ipc, uts: ``"host"`` shares the host's namespace.
+        pid, ipc, uts: ``"host"`` shares the host's namespace.
+        network: ``"none"``, ``"host"``, ``"pybox"``, another network's name or several, ``"container:ID"``; ``"pybox"`` when one of
+            the following is given. publish: ``["8080:80"]``. allow_net: ``["pypi.org:443", "10.0.0.0/8"]``, and nothing else;
+            an empty list is nothing at all. net_rate: bits a second. ip, mac_address, dns, add_host, publish_all: as `pybox run`.
         userns: an own user namespace, for root; a plain user always gets one.
         read_only: the root file system can't be written.
         upper: ``"disk"`` keeps what the container writes to its root on disk; by default it is in memory, counts
@@ -163,6 +174,7 @@ def spec_of(image: str, args: Sequence[str], container: Container) -> Spec:
     for option in container:
         if option not in Container.__annotations__:
             raise TypeError(f"pybox: no option {option!r}")
+    network, net = _network(container)
     entrypoint = container.get("entrypoint")
     memory_swap = container.get("memory_swap")
     spec = Spec(
@@ -184,7 +196,8 @@ def spec_of(image: str, args: Sequence[str], container: Container) -> Spec:
             oom_score_adj=parse_int("oom-score-adj", container.get("oom_score_adj"), -1000, 1000),
         ),
         rlimits=tuple(parse_ulimit(limit) if isinstance(limit, str) else limit for limit in container.get("ulimits", ())),
-        network=container.get("network", "none"),
+        network=network,
+        net=net,
         pid=container.get("pid", "private"),
         ipc=container.get("ipc", "private"),
         uts=container.get("uts", "private"),
@@ -203,6 +216,31 @@ def spec_of(image: str, args: Sequence[str], container: Container) -> Spec:
 
         spec = settle(spec, container.keys())
     return spec
+
+
+def _network(container: Container) -> tuple[str, Net]:
+    words = _words(container.get("network", ()))
+    allow = container.get("allow_net")
+    rate = container.get("net_rate")
+    if isinstance(rate, str):
+        from pybox.netspec import parse_rate
+
+        rate = parse_rate("net-rate", rate)
+    net = Net(
+        ip=_words(container.get("ip", ())),
+        mac=container.get("mac_address", ""),
+        dns=_words(container.get("dns", ())),
+        hosts=_words(container.get("add_host", ())),
+        ports=_words(container.get("publish", ())),
+        publish_all=container.get("publish_all", False),
+        allow=() if allow is None else _words(allow) or ("none",),
+        rate=rate,
+    )
+    return ",".join(words) or ("none" if net == NO_NET else "pybox"), net
+
+
+def _words(words: str | Sequence[str]) -> tuple[str, ...]:
+    return (words,) if isinstance(words, str) else tuple(map(str, words))
 
 
 def _mounts(mounts: Mapping[str, str] | Iterable[str | Mount]) -> list[Mount]:

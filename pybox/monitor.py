@@ -97,7 +97,7 @@ def become(runtime: Runtime, what: Kept, claim: Claim, client: int = -1, owned: 
     except BaseException as error:
         _failed(runtime.dirs, what, claim, [], error if said < 0 else None)
         raise
-    desk = Desk(claim.identity, runtime.reuse)
+    desk = Desk(claim.identity, runtime.reuse, what.name)
     leaves = [(verb, desk.named(path)) for verb, path in ready.leaves()]
     leaves.append(("tree", kept.folder(runtime.dirs, claim.identity)))
     there = _has_written(f"{runtime.dirs.uppers}/{claim.identity}")  # it has run before, and what it wrote is kept

@@ -265,6 +265,11 @@ def return_network(socket: int) -> None:
     lib.pb_return_network(socket)
 
 
+def netlink_in(netns: int) -> int:
+    """Return an fd of a netlink socket that belongs to a network namespace; rtnetlink(7). Raises OSError."""
+    return _checked(lib.pb_netlink_in(netns))
+
+
 def open_in_root(dirfd: int, path: str, flags: int) -> int:
     """Return an fd of a path below dirfd, symlinks resolved as if dirfd were /; openat2(2). Raises OSError."""
     return _checked(lib.pb_open_in_root(dirfd, os.fsencode(path), flags), path)

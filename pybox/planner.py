@@ -22,6 +22,7 @@ from pybox.specjson import to_json
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from pybox.fastjson import Json
+    from pybox.network.networks import Network
 
 
 class Planned(Ready):
@@ -79,7 +80,10 @@ class Planner:
             from pybox.system import settle  # who is no init does not pay for it
 
             spec = settle(spec, self.facts, image)
+        networks, resolvers = self._networks(spec)
         return Inputs(
+            networks=networks,
+            resolvers=resolvers,
             spec=spec,
             facts=self.facts,
             image=image,
@@ -92,6 +96,14 @@ class Planner:
             keep_upper=keep_upper,
             managed=managed,
         )
+
+    def _networks(self, spec: Spec) -> tuple[tuple[Network, ...], str]:
+        """Return the networks that a container is to be on, and its resolv.conf."""
+        if spec.network in ("none", "host"):
+            return (), ""
+        from pybox.kernel.network import joined, resolvers  # who has no network does not pay for it
+
+        return joined(self.dirs, spec, self.facts), resolvers(spec.net.dns)
 
     def filter(self, spec: Spec) -> bytes:
         """Return the compiled seccomp program of a container; b"" for none. Raises SpecError for a profile that is none."""
@@ -110,7 +122,7 @@ class Planner:
         tag = store.pointer(self.dirs, spec.image)  # None for the host's root, whose users may change at any time
         if tag is None or spec.seccomp not in ("", "default", "unconfined"):
             return self.plan(spec, keep, managed)
-        key = (spec, keep, managed, tag, *kinds(spec.mounts))
+        key = (spec, keep, managed, tag, self._networks(spec), *kinds(spec.mounts))
         ready = self._plans.get(key)
         if ready is None:
             if len(self._plans) >= 64:

@@ -155,7 +155,7 @@ class Running:
         self._dirs, self._options = runtime.dirs, options
         self._claim = state.claim(runtime.dirs, options.name)
         self.identity = self._claim.identity
-        self._desk = Desk(self.identity, runtime.reuse)
+        self._desk = Desk(self.identity, runtime.reuse, options.name)
         self._leaves = [(verb, self._desk.named(path)) for verb, path in ready.leaves()]
         self._leash = -1
         self.streams: supervise.Streams | None = None

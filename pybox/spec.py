@@ -15,7 +15,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Literal
 
-    Network = Literal["none", "host"]
     Share = Literal["private", "host"]
     Upper = Literal["", "memory", "disk"]
 
@@ -141,6 +140,22 @@ class Rlimit(Record):
 RLIMITS = "as core cpu data fsize locks memlock msgqueue nice nofile nproc rss rtprio rttime sigpending stack".split()
 
 
+class Net(Record):
+    """What is asked of the network, for a container that has one; as text, which netspec.py reads."""
+
+    ip: tuple[str, ...] = ()  # IPv4 or IPv6, on the first network
+    mac: str = ""
+    dns: tuple[str, ...] = ()  # name servers
+    hosts: tuple[str, ...] = ()  # "NAME:IP" for its hosts file
+    ports: tuple[str, ...] = ()  # "[IP:][HOST:]CONTAINER[/udp]"
+    publish_all: bool = False  # those that the image exposes, too
+    allow: tuple[str, ...] = ()  # "HOST[:PORT]", a block of addresses, "none": everything else is refused
+    rate: int | None = None  # bits a second, each way
+
+
+NO_NET = Net()
+
+
 class Spec(Record):
     """One container, as asked for. Frozen; a Spec that exists makes sense by itself."""
 
@@ -154,7 +169,8 @@ class Spec(Record):
     mounts: tuple[Mount, ...] = ()
     limits: Limits = Limits()
     rlimits: tuple[Rlimit, ...] = ()
-    network: Network = "none"
+    network: str = "none"  # or host, container:ID, or names of networks with commas between
+    net: Net = NO_NET
     pid: Share = "private"
     ipc: Share = "private"
     uts: Share = "private"
@@ -175,7 +191,7 @@ class Spec(Record):
 
     def takes_spare_network(self, root: bool) -> bool:
         """Return whether its network namespace can be made beforehand, by ``root``: one that no user namespace has to own."""
-        return self.network == "none" and root and not self.userns
+        return self.network != "host" and not self.network.startswith("container:") and root and not self.userns
 
     def validate(self) -> None:
         """Refuse what can't be meant."""
@@ -200,7 +216,6 @@ class Spec(Record):
         if self.hostname and self.uts == "host":
             raise SpecError("hostname", self.hostname, "can't be set together with --uts host: it would rename the host")
         words = (
-            ("network", ("none", "host")),
             ("pid", _SHARE),
             ("ipc", _SHARE),
             ("uts", _SHARE),
@@ -209,6 +224,10 @@ class Spec(Record):
         for field, allowed in words:
             if getattr(self, field) not in allowed:
                 raise SpecError(field, getattr(self, field), "must be " + " or ".join(filter(None, allowed)))
+        if self.network not in ("none", "host") or self.net != NO_NET:
+            from pybox import netspec  # who has no network pays nothing for it
+
+            netspec.validate(self.network, self.net)
         targets = [os.path.normpath(mount.target.lstrip("/")) for mount in self.mounts]
         for target in targets:
             if targets.count(target) > 1:

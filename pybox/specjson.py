@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pybox.errors import StateError
 from pybox.record import Record
-from pybox.spec import Limits, Mount, Rlimit, Spec
+from pybox.spec import Limits, Mount, Net, Rlimit, Spec
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -36,6 +36,8 @@ def from_json(value: Json) -> Spec:
         fields["rlimits"] = tuple(Rlimit.of(entry) for entry in _objects(value.get("rlimits")))
         limits = value.get("limits")
         fields["limits"] = Limits.of(dict(limits)) if isinstance(limits, dict) else Limits()
+        net = value.get("net")
+        fields["net"] = Net.of({name: tuples(entry) for name, entry in net.items()}) if isinstance(net, dict) else Net()
         return Spec.of(fields)
     except TypeError as error:
         raise StateError(f"a container's record is of another version of pybox: {error}") from None

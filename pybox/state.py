@@ -5,6 +5,7 @@
     ID/attach       the socket of pybox-monitor, of a container that it looks after
     ID/restarts     how often it was started again, and while it waits for that, there is no journal
     ID/health       how it is, if that is checked (health.py)
+    ID/hosts        its hosts file, if it is on a network (network/names.py), whose claims are in net/ and ports/ beside (pool.py)
 
 The owner holds flock(2) on the directory for as long as it lives, and removes it when the container has ended. Who can take
 the lock may conclude that the owner is dead: no pid is compared, none can be reused. There is no lock over all containers and
@@ -28,7 +29,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from pybox.fastjson import Json
 
-_FILES = ("attach", "restarts", "health", "health.new")  # of a record, beside the journal
+_FILES = ("attach", "restarts", "health", "health.new", "hosts", "pasta.pid")  # of a record, beside the journal
 STUCK = ": cannot clean up: "  # in a line of sweep
 _TRIES = 500  # of 2 ms, for a lock that is held for a moment only
 _LOCK_EX, _LOCK_NB = 2, 4  # flock(2); the fcntl module's names for them cost its import

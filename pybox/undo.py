@@ -186,4 +186,63 @@ def _move_up(child: str, here: int, top: int, count: int) -> int:
                 raise
 
 
-VERBS = {"unlink": remove_link, "group": remove_group, "tree": remove_tree}
+def remove_interface(name: str) -> None:
+    """Remove an interface of the host; its other end goes with it."""
+    from pybox.network import rtnl
+
+    with rtnl.Kernel() as kernel:
+        try:
+            kernel.ask(rtnl.remove(name))
+        except OSError as error:
+            if error.errno != 19:  # ENODEV: it went with the container's namespace
+                raise
+
+
+def release_address(path: str) -> None:
+    """Give up the address of a container on a network: ``<state>/net/NETWORK/ID``. Its neighbours forget its name."""
+    from pybox.network import names, pool
+
+    folder, _, identity = path.rpartition("/")
+    state, _, network = folder.rpartition("/net/")
+    if pool.release(folder, identity):
+        names.refresh(state, (network,))
+
+
+def withdraw_ports(path: str) -> None:
+    """Give up the ports of a container: ``<state>/ports/ID``. First the rules, then the claims that tell which."""
+    from pybox.network import pool
+
+    folder, _, identity = path.rpartition("/")
+    mine = [port for port in pool.ports(folder.removesuffix("/ports")) if port.identity == identity]
+    if mine:
+        from pybox.network import firewall
+
+        firewall.withdraw(mine)
+        pool.release(folder, identity)
+
+
+def remove_fence(path: str) -> None:
+    """Remove the allow-list of a container: ``<state>/ID``. Its addresses are still claimed, for they tell which elements."""
+    from pybox.network import firewall, pool
+
+    state, _, identity = path.rpartition("/")
+    firewall.tear_down(identity, [one for one in pool.all_leases(state) if one.identity == identity])
+
+
+def stop_pasta(path: str) -> None:
+    """End the pasta of a plain user's container; ``path`` is the file with its pid."""
+    from pybox.network import pasta
+
+    pasta.stop(path)
+
+
+VERBS = {
+    "unlink": remove_link,
+    "group": remove_group,
+    "tree": remove_tree,
+    "link": remove_interface,
+    "lease": release_address,
+    "ports": withdraw_ports,
+    "fence": remove_fence,
+    "pasta": stop_pasta,
+}

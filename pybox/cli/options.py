@@ -72,7 +72,17 @@ RUN = (
     Option(("--read-only",), "Files", "make the root file system read-only"),
     Option(("--upper",), "Files", "where the writable layer is: memory (default with --rm) or disk", "PLACE"),
     Option(("-h", "--hostname"), "Isolation", "the host name inside", "NAME"),
-    Option(("--network",), "Isolation", "none (the default: loopback only) or host", "MODE"),
+    Option(
+        ("--network",), "Network", "none (the default: loopback only), host, pybox, another network, container:ID", "NAME", True
+    ),
+    Option(("-p", "--publish"), "Network", "lead a port of the host to one of the container", "[IP:][HOST:]PORT[/udp]", True),
+    Option(("-P", "--publish-all"), "Network", "the same for all ports that the image exposes, from free ones of the host"),
+    Option(("--ip",), "Network", "the address on the first network", "IP", True),
+    Option(("--mac-address",), "Network", "the Ethernet address there", "MAC"),
+    Option(("--dns",), "Network", "name servers instead of the host's", "IP", True),
+    Option(("--add-host",), "Network", "a line of /etc/hosts", "NAME:IP", True),
+    Option(("--allow-net",), "Network", "reach these and nothing else; `none`: nothing at all", "HOST[:PORT],CIDR...", True),
+    Option(("--net-rate",), "Network", "bits a second, each way: 10m", "RATE"),
     Option(("--pid",), "Isolation", "host shares the host's processes", "MODE"),
     Option(("--ipc",), "Isolation", "host shares the host's System V IPC and /dev/shm", "MODE"),
     Option(("--uts",), "Isolation", "host shares the host's name", "MODE"),

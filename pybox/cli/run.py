@@ -12,7 +12,7 @@ from pybox.errors import ImageNotFound, PyboxError, SpecError
 from pybox.plans import Typed
 from pybox.result import Result
 from pybox.runtime import Options, Runtime
-from pybox.spec import Limits, Spec
+from pybox.spec import NO_NET, Limits, Net, Spec
 from pybox.units import parse_bytes, parse_cpus, parse_int, parse_seconds
 
 TYPE_CHECKING = False
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from typing import TypeVar
 
     from pybox.ready import Ready
-    from pybox.spec import Network, Share, Upper
+    from pybox.spec import Share, Upper
 
     T = TypeVar("T")
 
@@ -49,6 +49,7 @@ def spec_of(parsed: Parsed) -> Spec:
     rights = {"seccomp": "", "no-new-privileges": "false" if system and userns else "true"}
     rights.update(text.parse_security_opt(word) for word in parsed.all("security-opt"))
     swap = parsed.one("memory-swap")
+    network, net = _network(parsed)
     entrypoint = parsed.one("entrypoint")
     spec = Spec(
         image=parsed.rest[0],
@@ -73,7 +74,8 @@ def spec_of(parsed: Parsed) -> Spec:
             oom_score_adj=parse_int("oom-score-adj", parsed.one("oom-score-adj"), -1000, 1000),
         ),
         rlimits=tuple(map(text.parse_ulimit, parsed.all("ulimit"))),
-        network=_network(parsed.one("network")),
+        network=network,
+        net=net,
         pid=_share(parsed, "pid"),
         ipc=_share(parsed, "ipc"),
         uts=_share(parsed, "uts"),
@@ -126,10 +128,26 @@ def _share(parsed: Parsed, key: str) -> Share:
     return "host" if value == "host" else "private"
 
 
-def _network(value: str | None) -> Network:
-    if value not in (None, "none", "host"):
-        raise SpecError("network", value, "must be none or host", "bridges are not part of this version")
-    return "host" if value == "host" else "none"
+_OF_NETWORKS = ("publish", "publish-all", "ip", "mac-address", "dns", "add-host", "allow-net", "net-rate")
+
+
+def _network(parsed: Parsed) -> tuple[str, Net]:
+    words = parsed.all("network")
+    if not any(parsed.values.get(key) for key in _OF_NETWORKS):
+        return ",".join(words) or "none", NO_NET
+    from pybox import netspec  # who has no network pays nothing for it
+
+    net = Net(
+        ip=tuple(parsed.all("ip")),
+        mac=parsed.one("mac-address") or "",
+        dns=tuple(parsed.all("dns")),
+        hosts=tuple(parsed.all("add-host")),
+        ports=tuple(parsed.all("publish")),
+        publish_all=parsed.has("publish-all"),
+        allow=tuple(parsed.all("allow-net")),
+        rate=netspec.parse_rate("net-rate", parsed.one("net-rate")),
+    )
+    return ",".join(words) or "pybox", net  # who asks for a port wants a network
 
 
 def _upper(value: str | None) -> Upper:

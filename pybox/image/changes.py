@@ -125,6 +125,7 @@ def _run_record(dirs: Dirs, image: NewImage) -> dict[str, Json]:
         "user": config.run.user,
         "workdir": config.run.workdir,
         "stop_signal": config.run.stop_signal,
+        "ports": config.run.ports,
         "created": config.created,
         "size": sum(layerfile.read(f"{dirs.layers}/{key}").size for key in image.keys),
         "diff_ids": config.diff_ids,

@@ -47,6 +47,7 @@ def parse(blob: bytes) -> Config:
         user=text(config, "User"),
         workdir=text(config, "WorkingDir"),
         stop_signal=text(config, "StopSignal"),
+        ports=tuple(obj(config.get("ExposedPorts") or {}, "ExposedPorts")),
     )
     digest = f"sha256:{hashlib.sha256(blob).hexdigest()}"
     return Config(digest, blob, diff_ids, run, text(document, "architecture"), text(document, "created"))

@@ -14,6 +14,7 @@ class ImageConfig(Record):
     user: str = ""  # as in --user: name or id[:group]
     workdir: str = ""
     stop_signal: str = ""
+    ports: tuple[str, ...] = ()  # that it exposes: "80/tcp"
 
 
 class Image(Record):

@@ -231,7 +231,8 @@ def _strings(record: dict[str, Json], field: str, where: str) -> tuple[str, ...]
 def _config(record: dict[str, Json], where: str) -> ImageConfig:
     env, entrypoint, cmd = (_strings(record, field, where) for field in ("env", "entrypoint", "cmd"))
     user, workdir, stop = (str(record.get(field, "")) for field in ("user", "workdir", "stop_signal"))
-    return ImageConfig(env, entrypoint, cmd, user, workdir, stop)
+    ports = _strings(record, "ports", where) if "ports" in record else ()  # absent in records of earlier versions
+    return ImageConfig(env, entrypoint, cmd, user, workdir, stop, ports)
 
 
 def _image(dirs: Dirs, name: str, where: str, text: str) -> Image:

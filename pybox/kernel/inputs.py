@@ -8,6 +8,10 @@ from pybox.image.model import Image
 from pybox.record import Record
 from pybox.spec import Spec
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from pybox.network.networks import Network
+
 
 class Account(Record):
     """Whom the command runs as, resolved from the image's /etc/passwd and /etc/group."""
@@ -39,6 +43,8 @@ class Inputs(Record):
     etc_mode: int | None = None  # of the image's /etc, when it is a plain directory that belongs to the container's root
     top: tuple[TopEntry, ...] = ()  # of the image host, for a plain user
     keep_upper: bool = False  # the writable layer is looked at after the run
+    networks: tuple[Network, ...] = ()  # that it is on
+    resolvers: str = ""  # its resolv.conf, when it is on a network
     managed: bool = False  # it is looked after: stopped, counted and frozen by its control groups
 
     @property

@@ -56,14 +56,20 @@ def prepare(given: Inputs) -> Iterator[HostStep]:
     if not given.userns:
         if given.spec.takes_spare_network(given.facts.root):
             yield MakeNetwork()
+        if wired(given):
+            yield from _wiring(given)
         return
     facts, account = given.facts, given.account
     if facts.root:
         whole = ((0, FIRST_ID, ID_COUNT),)
-        yield MakeUserNamespace(whole, whole)
+        yield MakeUserNamespace(whole, whole, network=wired(given))
+        if wired(given):
+            yield from _wiring(given)
         return
     uids, gids = own_maps(facts, given.spec.keep_id)
-    yield MakeUserNamespace(uids, gids, helper=len(uids) > 1)
+    yield MakeUserNamespace(uids, gids, helper=len(uids) > 1, network=wired(given))
+    if wired(given):
+        yield from _wiring(given)
     for number, ranges in ((account.uid, uids), (account.gid, gids)):
         if not any(inside <= number < inside + count for inside, _, count in ranges):
             raise SpecError(
@@ -83,7 +89,18 @@ def returns_network(given: Inputs) -> bool:
     spec, rights = given.spec, credentials.granted(given.spec, given.facts.last_cap)
     bound = any(mount.source is not None for mount in spec.mounts)
     changes = rights & {"CAP_NET_ADMIN", "CAP_NET_RAW", "CAP_SYS_ADMIN"}
-    return spec.takes_spare_network(given.facts.root) and spec.pid == "private" and not changes and not bound
+    return spec.network == "none" and spec.takes_spare_network(given.facts.root) and spec.pid == "private" and not changes and not bound
+
+
+def wired(given: Inputs) -> bool:
+    """Return whether it is on a network, which is another matter than none or the host's."""
+    return given.spec.network not in ("none", "host")
+
+
+def _wiring(given: Inputs) -> Iterator[HostStep]:
+    from pybox.kernel import network  # who has none does not pay for it
+
+    yield from network.prepare(given)
 
 
 def birth(given: Inputs, group: str | None) -> Iterator[ChildStep]:
@@ -115,5 +132,5 @@ def steps(given: Inputs) -> Iterator[ChildStep]:
     yield SetUmask(0)
     if spec.uts == "private":
         yield SetHostname(spec.hostname or "CONTAINER-ID", mine=not spec.hostname)
-    if spec.network == "none":
-        yield LoopbackUp() if given.userns else EnterNetwork()
+    if spec.network != "host":
+        yield LoopbackUp() if given.userns and spec.network == "none" else EnterNetwork()

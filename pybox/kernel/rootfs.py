@@ -63,7 +63,16 @@ def _files(given: Inputs) -> tuple[tuple[str, str, bool], ...]:
         files.append(("hostname", name + "\n", mine))
     if given.spec.network == "none":
         files += [("hosts", hosts, mine), ("resolv.conf", "# no network, no name servers\n", False)]
+    elif given.spec.network != "host":
+        files.append(("resolv.conf", given.resolvers, False))
+        if _hosts_kept(given) == "":
+            files.append(("hosts", hosts, mine))
     return tuple(files)
+
+
+def _hosts_kept(given: Inputs) -> str:
+    """Return the path of a hosts file that changes as neighbours come and go (network/names.py), "" when there is none."""
+    return f"{given.dirs.state}/CONTAINER-ID/hosts" if given.networks else ""
 
 
 def _files_in_upper(given: Inputs) -> bool:
@@ -99,7 +108,9 @@ def stack(given: Inputs) -> Iterator[ChildStep]:
     else:
         yield _overlay(given, below, own, "", "mnt")
     for name, path in _host_sources(given):
-        yield OpenSource(path, name)
+        yield OpenSource(path, name, mine=path == _hosts_kept(given))
+        if path == _hosts_kept(given):
+            yield SetMountFlags(name, ("MOUNT_ATTR_RDONLY", "MOUNT_ATTR_NOSUID", "MOUNT_ATTR_NODEV", "MOUNT_ATTR_NOEXEC"))
     for number, (mount, kind) in enumerate(zip(given.spec.mounts, given.sources, strict=True)):
         if mount.source is not None:
             yield OpenSource(mount.source, f"volume{number}")
@@ -151,6 +162,8 @@ def _host_sources(given: Inputs) -> Iterator[tuple[str, str]]:
             yield f"dev:{name}", f"/dev/{name}"
     if spec.pid == "host":
         yield "proc", "/proc"
+    if _hosts_kept(given):
+        yield "etc:hosts", _hosts_kept(given)
     if spec.network == "host":
         if given.userns:
             yield "sys", "/sys"
@@ -181,7 +194,8 @@ def steps(given: Inputs) -> Iterator[ChildStep]:
     for name in ("hostname", "hosts", "resolv.conf"):
         if f"etc:{name}" in held:
             yield OpenTarget(f"/etc/{name}", f"at:{name}", file=True)
-            yield PlaceMount(f"etc:{name}", f"at:{name}", f"/etc/{name}")
+            kept = name == "hosts" and _hosts_kept(given) != ""  # many read it, and it lies in memory: --add-host changes it
+            yield PlaceMount(f"etc:{name}", f"at:{name}", f"/etc/{name}", read_only=kept)
     numbered = sorted(enumerate(given.spec.mounts), key=lambda entry: entry[1].target.rstrip("/").count("/"))
     for number, mount in numbered:
         yield from _volume(number, mount, given.sources[number])

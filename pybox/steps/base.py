@@ -52,8 +52,11 @@ class Desk:
     ``reuse`` holds what one process may use for many runs (the sealed pybox-init, user namespaces).
     """
 
-    def __init__(self, identity: str, reuse: dict[str, int]) -> None:
+    def __init__(self, identity: str, reuse: dict[str, int], name: str = "") -> None:
         self.identity = identity
+        self.name = name  # the container's, "" none
+        self.places: dict[str, int] = {}  # its addresses, by network (network/pool.py)
+        self.hosts: list[tuple[str, str]] = []  # (name, address) that its hosts file is to have
         self.fds: dict[str, int] = {}
         self.reuse = reuse
         self.network = -1  # a socket in the network namespace that was made beforehand

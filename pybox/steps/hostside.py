@@ -226,27 +226,35 @@ class MakeUserNamespace(HostStep):
     uids: tuple[tuple[int, int, int], ...]  # (inside, outside, count)
     gids: tuple[tuple[int, int, int], ...]
     helper: bool = False  # newuidmap(1) and newgidmap(1) write what a plain user may not
+    network: bool = False  # with a network namespace that belongs to it, to be wired up before anybody is in it; not reused
 
     def describe(self) -> str:
         shown = ", ".join(f"{inside}->{outside} ({count})" for inside, outside, count in self.uids)
-        return f"make a user namespace, uids {shown}"
+        return f"make a user namespace{' and a network namespace of its own' if self.network else ''}, uids {shown}"
 
     def calls(self) -> tuple[str, ...]:
-        flags = "CLONE_VM|CLONE_VFORK|CLONE_CLEAR_SIGHAND|CLONE_NEWUSER"
+        flags = "CLONE_VM|CLONE_VFORK|CLONE_CLEAR_SIGHAND|CLONE_NEWUSER" + ("|CLONE_NEWNET" if self.network else "")
         return (f"clone3({{flags={flags}}})", f'write("/proc/PID/uid_map", "{_map_text(self.uids)}")')
 
     def _key(self) -> str:
         return f"userns {self.uids} {self.gids}"
 
     def apply(self, desk: Desk) -> None:
+        if self.network:
+            desk.fds["own-userns"] = self._make(desk)  # the desk closes it, unlike one that is reused
+            desk.fds["userns"] = desk.fds["own-userns"]
+            return
         if self._key() not in desk.reuse:
             desk.reuse[self._key()] = self._make(desk)
         desk.fds["userns"] = desk.reuse[self._key()]
 
     def _make(self, desk: Desk) -> int:
-        pid = native.holder(native.number("CLONE_NEWUSER"), desk.reuse["program"])
+        flags = native.number("CLONE_NEWUSER") | (native.number("CLONE_NEWNET") if self.network else 0)
+        pid = native.holder(flags, desk.reuse["program"])
         try:
             self._write_maps(pid)
+            if self.network:
+                desk.fds["netns"] = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
             return os.open(f"/proc/{pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
         finally:
             os.kill(pid, 9)

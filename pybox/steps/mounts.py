@@ -123,6 +123,7 @@ class OpenSource(ChildStep):
     path: str
     slot: str
     recursive: bool = True
+    mine: bool = False  # the path contains the container's id
 
     def describe(self) -> str:
         return f"take hold of the host's {self.path}"
@@ -134,7 +135,7 @@ class OpenSource(ChildStep):
         return (f"open_tree(AT_FDCWD, {quote(self.path)}, {flags_text(self._flags())})",)
 
     def lower(self, table: Table) -> None:
-        table.row("PB_OPEN_TREE", a=table.text(self.path), x=table.flags(self._flags()), out=table.slot(self.slot))
+        table.row("PB_OPEN_TREE", a=table.text(self.path, self.mine), x=table.flags(self._flags()), out=table.slot(self.slot))
 
     def check(self, seen: Seen) -> bool:
         return bool(seen.file("status"))  # PlaceMount is where it shows
