@@ -32,9 +32,9 @@ def prepare(given: Inputs) -> Iterator[HostStep]:
         yield JoinNetwork(given.dirs, spec.network.removeprefix("container:"))
         return
     if not given.facts.root:
-        from pybox.steps.pasta import RunPasta
+        from pybox.steps import pasta
 
-        yield RunPasta.checked(given)
+        yield pasta.checked(spec.network, net, f"{given.dirs.state}/CONTAINER-ID/pasta.pid")
         return
     on = given.networks
     wanted = _place(on[0], net.ip)

@@ -66,7 +66,8 @@ def _files(given: Inputs) -> tuple[tuple[str, str, bool], ...]:
     elif given.spec.network != "host":
         files.append(("resolv.conf", given.resolvers, False))
         if _hosts_kept(given) == "":
-            files.append(("hosts", hosts, mine))
+            more = (word.partition(":") for word in given.spec.net.hosts)
+            files.append(("hosts", hosts + "".join(f"{address.strip('[]')}\t{name}\n" for name, _, address in more), mine))
     return tuple(files)
 
 
