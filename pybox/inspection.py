@@ -8,6 +8,7 @@ from pybox import kept, state
 from pybox.dirs import Dirs
 from pybox.errors import SpecError
 from pybox.host import read
+from pybox.network import pool
 from pybox.views import View
 
 TYPE_CHECKING = False
@@ -23,6 +24,7 @@ def describe(dirs: Dirs, one: View) -> dict[str, Json]:
     state       how it is and how it ended          config      what to run, as it was asked for, defaults left out
     health      its checks                          limits      of config, for who looks for them alone
     restart     policy and count                    mounts      of config, likewise
+    network     addresses by network, ports of the host that lead to it
     groups      control group by controller         namespaces  the kernel's names of them, as in /proc/PID/ns
     log         where it is, and when it rotates    journal     the record itself, with what undoing needs, and the result
     """
@@ -54,6 +56,7 @@ def describe(dirs: Dirs, one: View) -> dict[str, Json]:
         "mounts": spec.get("mounts", []),
         "layers": entry.journal.get("layers", []),
         "writable_layer": _there(f"{dirs.uppers}/{entry.identity}"),
+        "network": _network(dirs, entry.identity, spec),
         "groups": dict(entry.groups) if entry.alive else {},
         "namespaces": _namespaces(entry.pid),
         "log": {
@@ -70,6 +73,21 @@ def describe(dirs: Dirs, one: View) -> dict[str, Json]:
 
 def _there(path: str) -> str | None:
     return path if os.path.exists(path) else None
+
+
+def _network(dirs: Dirs, identity: str, spec: dict[str, Json]) -> dict[str, Json]:
+    """Return what the claims of the container say; a plain user's has none (steps/pasta.py)."""
+    addresses: dict[str, Json] = {}
+    for one in pool.all_leases(dirs.state):
+        if one.identity == identity:
+            addresses[one.network] = {
+                "ip": one.address,
+                "ip6": one.address6 or None,
+                "interface": one.link,
+                "names": list(one.names),
+            }
+    shown: list[Json] = list(pool.shown_ports(dirs.state).get(identity, []))
+    return {"mode": spec.get("network", "none"), "addresses": addresses, "ports": shown}
 
 
 def _namespaces(pid: int | None) -> dict[str, Json]:

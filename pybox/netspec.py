@@ -95,7 +95,7 @@ def parse_port(word: str) -> tuple[Port, ...]:
             raise SpecError("publish", word, "not an IP address of the host", "-p [IP:]HOST:CONTAINER[/udp]")
     if address and number(address) == 0:
         address = ""
-    host, colon, inside = body.rpartition(":")
+    host, _, inside = body.rpartition(":")
     low, high = _range("publish", word, inside)
     if high - low >= _MOST_PORTS:
         raise SpecError("publish", word, f"more than {_MOST_PORTS} ports")

@@ -7,7 +7,7 @@ import os
 from pybox import kept, lifecycle, listing, native, state, text
 from pybox.cli.foreground import sweep
 from pybox.cli.options import RUN, Parsed, parse
-from pybox.cli.run import options_of, removes, spec_of, with_image
+from pybox.cli.run import options_of, removes, spec_of, warn, with_image
 from pybox.console import parse_keys
 from pybox.dirs import Dirs
 from pybox.errors import PyboxError, SpecError
@@ -89,6 +89,7 @@ def _health(parsed: Parsed) -> Health | None:
 def run(where: Dirs, parsed: Parsed) -> int:
     """Run a container under a monitor: in the background with -d, else attached; returns the exit status for the shell."""
     what = kept_of(parsed)
+    warn(what.spec)
     background = parsed.has("detach")
     wish = Wish(
         stdin=not background and (parsed.has("interactive") or not what.spec.tty),

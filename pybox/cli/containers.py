@@ -14,6 +14,7 @@ from pybox.cli.table import table, visible
 from pybox.dirs import Dirs
 from pybox.errors import SpecError
 from pybox.image import changes
+from pybox.network import pool
 from pybox.times import lasting
 from pybox.units import parse_int
 from pybox.views import View
@@ -56,7 +57,8 @@ def ps(where: Dirs, words: list[str]) -> int:
         print("\n".join(one.entry.identity for one in found), end="\n" if found else "")
     elif form == "json":
         now = time.time()
-        rows = [{**one.to_json(), "text": one.status(now)} for one in found]
+        ports = pool.shown_ports(where.state)
+        rows = [{**one.to_json(), "text": one.status(now), "ports": list(ports.get(one.entry.identity, []))} for one in found]
         if parsed.has("size"):
             for row, one in zip(rows, found, strict=True):
                 row["size"] = views.disk_use(where, one.entry)
@@ -68,11 +70,18 @@ def ps(where: Dirs, words: list[str]) -> int:
 
 def _table(where: Dirs, found: list[View], sizes: bool, whole: bool) -> None:
     now = time.time()
-    rows = [["CONTAINER ID", "IMAGE", "COMMAND", "CREATED", "STATUS", "NAMES", *(["SIZE"] if sizes else [])]]
+    ports = pool.shown_ports(where.state)
+    head = ["CONTAINER ID", "IMAGE", "COMMAND", "CREATED", "STATUS", *(["PORTS"] if ports else []), "NAMES"]
+    rows = [[*head, *(["SIZE"] if sizes else [])]]
     for one in found:
         entry, created = one.entry, one.time("created")
         row = [entry.identity, str(entry.journal.get("image", "")), _command(entry.journal.get("args"), whole)]
-        row += ["-" if created is None else f"{lasting(now - created)} ago", one.status(now), entry.name]
+        row += [
+            "-" if created is None else f"{lasting(now - created)} ago",
+            one.status(now),
+            *([", ".join(ports.get(entry.identity, []))] if ports else []),
+            entry.name,
+        ]
         rows.append([*row, size(views.disk_use(where, entry))] if sizes else row)
     print(table([[visible(cell) for cell in row] for row in rows]))
 

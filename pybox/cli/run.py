@@ -150,6 +150,16 @@ def _network(parsed: Parsed) -> tuple[str, Net]:
     return ",".join(words) or "pybox", net  # who asks for a port wants a network
 
 
+def warn(spec: Spec) -> None:
+    """Say what keeps a container from the world that it is to reach."""
+    if spec.network not in ("none", "host") and not spec.network.startswith("container:") and os.geteuid() == 0:
+        from pybox.network import firewall, networks
+
+        # other people's rules are looked at when ours are not there yet: once a boot
+        for line in networks.trouble(thorough=not firewall.is_there()):
+            os.write(2, f"pybox: warning: {line}\n".encode())
+
+
 def _upper(value: str | None) -> Upper:
     if value not in (None, "memory", "disk"):
         raise SpecError("upper", value, "must be memory or disk")
@@ -192,6 +202,7 @@ def run(where: Dirs, words: list[str]) -> int:
     status = -1 if status_file is None else _open_status(status_file)
     try:
         spec, options = spec_of(parsed), options_of(parsed)
+        warn(spec)
         runtime = Runtime(where)
         forwarder, known, ready = with_image(where, parsed, lambda: _ready(runtime, parsed, spec, options))
         result = launch(runtime, ready, options, forwarder)

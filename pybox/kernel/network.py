@@ -86,13 +86,13 @@ def resolvers(spec_dns: tuple[str, ...]) -> str:
     own = read("/etc/resolv.conf")
     lines = [line for line in own.splitlines() if line.split()[:1] in (["nameserver"], ["search"], ["options"], ["domain"])]
     servers = [line for line in lines if line.startswith("nameserver")]
-    local = [line for line in servers if _is_loopback((line.split() + [""])[1])]
+    local = [line for line in servers if _is_loopback(([*line.split(), ""])[1])]
     if local and len(local) == len(servers):  # systemd-resolved listens on the host's loopback, and has the real ones here
         lines = [line for line in read("/run/systemd/resolve/resolv.conf").splitlines() if not line.startswith("#")]
-    lines = [line for line in lines if not _is_loopback((line.split() + ["", ""])[1])]
+    lines = [line for line in lines if not _is_loopback(([*line.split(), "", ""])[1])]
     text = "".join(f"{line}\n" for line in lines if line)
     return text if "nameserver" in text else "# no name server of the host can be reached from here: pybox run --dns\n" + text
 
 
 def _is_loopback(address: str) -> bool:
-    return family(address) == 4 and address.startswith("127.") or address == "::1"
+    return (family(address) == 4 and address.startswith("127.")) or address == "::1"

@@ -6,9 +6,11 @@ been cleaned up meanwhile. And a transaction takes 0.7 ms instead of 3.
 
 from __future__ import annotations
 
-from ctypes import CDLL, c_char_p, c_int, c_uint32, c_void_p
-
 from pybox.errors import PyboxError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from ctypes import CDLL
 
 
 class NftError(PyboxError):
@@ -28,6 +30,8 @@ class _Library:
     def get(self) -> CDLL:
         """Return it. Raises PyboxError when it is not installed."""
         if self._loaded is None:
+            from ctypes import CDLL, c_char_p, c_int, c_uint32, c_void_p  # a run whose rules are there already needs none
+
             try:
                 found = CDLL("libnftables.so.1")
             except OSError:

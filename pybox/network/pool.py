@@ -148,6 +148,15 @@ def ports(state: str) -> list[Claimed]:
     return sorted(found, key=lambda one: (one.protocol, one.address, one.host))
 
 
+def shown_ports(state: str) -> dict[str, list[str]]:
+    """Return what `ps` shows of published ports, by container: ``127.0.0.1:8080->80/tcp``."""
+    found: dict[str, list[str]] = {}
+    for port in ports(state):
+        place = f"[{port.address}]" if ":" in port.address else port.address
+        found.setdefault(port.identity, []).append(f"{place}:{port.host}->{port.inside}/{port.protocol}")
+    return found
+
+
 def port_path(state: str, port: Claimed) -> str:
     """Return the symlink of a port."""
     return f"{state}/ports/{port.protocol},{port.address},{port.host}"

@@ -32,7 +32,7 @@ class RunPasta(HostStep):
 
     def calls(self) -> tuple[str, ...]:
         line = pasta.words(self.ports, self.pid_file, "/proc/self/fd/200", "/proc/self/fd/201")
-        return (f"execve(\"{pasta.PROGRAM}\", [{', '.join(line)}], ...)",)
+        return (f'execve("{pasta.PROGRAM}", [{", ".join(line)}], ...)',)
 
     def leaves(self) -> tuple[tuple[str, str], ...]:
         return (("pasta", self.pid_file),)
@@ -48,7 +48,13 @@ def checked(network: str, net: Net, pid_file: str) -> RunPasta:
     """Return the step. Raises SpecError for what needs root, PyboxError when there is no pasta."""
     if network != "pybox":
         raise SpecError("network", network, "is for root: a plain user has `pybox` only", "it is the way out, without neighbours")
-    refused = (("ip", net.ip), ("mac-address", net.mac), ("allow-net", net.allow), ("net-rate", net.rate), ("publish-all", net.publish_all))
+    refused = (
+        ("ip", net.ip),
+        ("mac-address", net.mac),
+        ("allow-net", net.allow),
+        ("net-rate", net.rate),
+        ("publish-all", net.publish_all),
+    )
     for option, value in refused:
         if value:
             raise SpecError(option, "", "can't be enforced for a plain user's container", "run it as root")

@@ -314,10 +314,10 @@ class JoinNetwork(HostStep):
     call: ClassVar[str] = "openat"
     man: ClassVar[str] = "network_namespaces(7)"
     dirs: Dirs
-    of: str
+    other: str
 
     def describe(self) -> str:
-        return f"take the network of the container {self.of}"
+        return f"take the network of the container {self.other}"
 
     def calls(self) -> tuple[str, ...]:
         return ('openat(AT_FDCWD, "/proc/PID/ns/net", O_RDONLY|O_CLOEXEC)',)
@@ -325,11 +325,11 @@ class JoinNetwork(HostStep):
     def apply(self, desk: Desk) -> None:
         from pybox.network import others
 
-        pid = others.process_of(self.dirs, self.of)
+        pid = others.process_of(self.dirs, self.other)
         try:
             desk.fds["netns"] = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
         except OSError as error:
-            raise PyboxError(f"the container {self.of} has just ended: {error.strerror}") from None
+            raise PyboxError(f"the container {self.other} has just ended: {error.strerror}") from None
 
     def check(self, seen: Seen) -> bool:
         return bool(seen.file("net/dev"))
