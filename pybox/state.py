@@ -29,7 +29,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from pybox.fastjson import Json
 
-_FILES = ("attach", "restarts", "health", "health.new", "hosts", "pasta.pid")  # of a record, beside the journal
+_FILES = ("attach", "restarts", "health", "health.new", "hosts", "shared", "pasta.pid")  # of a record, beside the journal
 STUCK = ": cannot clean up: "  # in a line of sweep
 _TRIES = 500  # of 2 ms, for a lock that is held for a moment only
 _LOCK_EX, _LOCK_NB = 2, 4  # flock(2); the fcntl module's names for them cost its import

@@ -186,10 +186,19 @@ def _move_up(child: str, here: int, top: int, count: int) -> int:
                 raise
 
 
-def remove_interface(name: str) -> None:
-    """Remove an interface of the host; its other end goes with it."""
-    from pybox.network import rtnl
+def remove_interface(path: str) -> None:
+    """See that an interface goes: ``<state>/ID/link/POSITION``.
 
+    The kernel removes it with the network namespace, and that goes with its last process, which has ended by now. Removing it
+    by hand would wait 20 ms for a grace period of RCU. So that is done only where another container is in there, too.
+    """
+    folder, _, position = path.rpartition("/link/")
+    if not os.path.exists(f"{folder}/shared"):
+        return
+    from pybox.network import rtnl
+    from pybox.network.pool import link_name
+
+    name = link_name(folder.rpartition("/")[2], int(position))
     with rtnl.Kernel() as kernel:
         try:
             kernel.ask(rtnl.remove(name))

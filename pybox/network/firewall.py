@@ -80,9 +80,9 @@ add rule bridge pybox crossing iifname vmap @sends
 """
 
 
-def is_there() -> bool:
-    """Return whether the table is: somebody's `nft flush ruleset` takes it away. One message to the kernel."""
-    message = rtnl.Message(0x0A01, 0, b"\x01\0\0\0" + rtnl.attribute(1, b"pybox\0"))  # NFT_MSG_GETTABLE, inet
+def is_there(family: int = 1) -> bool:
+    """Return whether the table is: somebody's `nft flush ruleset` takes it away. One message to the kernel; 1 inet, 7 bridge."""
+    message = rtnl.Message(0x0A01, 0, bytes((family, 0, 0, 0)) + rtnl.attribute(1, b"pybox\0"))  # NFT_MSG_GETTABLE, inet
     with rtnl.Kernel(protocol=12) as kernel:  # NETLINK_NETFILTER
         try:
             return kernel.one(message) is not None
@@ -151,6 +151,10 @@ def _destinations(allowed: list[tuple[Allowed, tuple[str, ...]]], verdict: str) 
     return found
 
 
+def _bridge_table() -> list[str]:
+    return [] if is_there(7) else [_BRIDGE]  # writing rules anew waits for who is just in the old ones
+
+
 def fence(identity: str, lines: list[tuple[str, str, str, str]], allowed: list[tuple[Allowed, tuple[str, ...]]]) -> None:
     """Let a container reach what is allowed, and nothing else: not the host, not its neighbours. Raises NftError.
 
@@ -158,7 +162,7 @@ def fence(identity: str, lines: list[tuple[str, str, str, str]], allowed: list[t
     ``lines`` are its (interface of the host, Ethernet address, IPv4, IPv6).
     """
     inet, bridge = f"inet pybox fence-{identity}", f"bridge pybox sends-{identity}"
-    script = [_BRIDGE, f"add chain {inet}", f"add chain {bridge}"]
+    script = [*_bridge_table(), f"add chain {inet}", f"add chain {bridge}"]
     script += [f"add rule {inet} {rule}" for rule in _destinations(allowed, "accept")]
     script.append(f"add rule {inet} reject with icmpx type admin-prohibited")
     script.append(f"add rule {bridge} ether type arp accept")
@@ -185,7 +189,7 @@ def tear_down(identity: str, leases: list[Lease]) -> None:
     if not is_there() or not leases:
         return
     inet, bridge = f"inet pybox fence-{identity}", f"bridge pybox sends-{identity}"
-    script = [_BRIDGE, f"add chain {inet}", f"add chain {bridge}"]
+    script = [*_bridge_table(), f"add chain {inet}", f"add chain {bridge}"]
     chains = [inet, bridge]
     for one in leases:
         says = f"bridge pybox says-{identity}{one.position}"

@@ -9,8 +9,8 @@ from pybox.errors import StateError
 from pybox.host import read
 
 
-def process_of(dirs: Dirs, wanted: str) -> int:
-    """Return the pid of the process 1 of a container that runs. Raises StateError."""
+def process_of(dirs: Dirs, wanted: str) -> tuple[str, int]:
+    """Return the id and the pid of the process 1 of a container that runs. Raises StateError."""
     try:
         found = [os.readlink(f"{dirs.store}/names/{wanted}")]
     except OSError:
@@ -20,7 +20,7 @@ def process_of(dirs: Dirs, wanted: str) -> int:
     pid = read(f"{dirs.state}/{found[0]}/journal").partition("\n")[2].strip() if found else ""
     if not pid.isdigit():
         raise StateError(f"no container {wanted} runs, whose network could be shared", "`pybox ps` lists them")
-    return int(pid)
+    return found[0], int(pid)
 
 
 def _records(dirs: Dirs) -> list[str]:

@@ -104,6 +104,7 @@ class PlugIn(HostStep):
 
     call: ClassVar[str] = "sendto"
     man: ClassVar[str] = "veth(4)"
+    state: str
     network: Network
     position: int
     mac: str = ""
@@ -122,7 +123,7 @@ class PlugIn(HostStep):
         )
 
     def leaves(self) -> tuple[tuple[str, str], ...]:
-        return (("link", link_name("CONTAINER-ID", self.position)),)
+        return (("link", f"{self.state}/CONTAINER-ID/link/{self.position}"),)
 
     def apply(self, desk: Desk) -> None:
         network, place = self.network, desk.places[self.network.name]
@@ -325,8 +326,9 @@ class JoinNetwork(HostStep):
     def apply(self, desk: Desk) -> None:
         from pybox.network import others
 
-        pid = others.process_of(self.dirs, self.other)
+        identity, pid = others.process_of(self.dirs, self.other)
         try:
+            os.close(os.open(f"{self.dirs.state}/{identity}/shared", os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
             desk.fds["netns"] = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
         except OSError as error:
             raise PyboxError(f"the container {self.other} has just ended: {error.strerror}") from None
