@@ -46,7 +46,9 @@ def prepare(given: Inputs) -> Iterator[HostStep]:
     out6 = networks.reaches_out()
     for position, network in enumerate(on):
         first = position == out
-        yield PlugIn(given.dirs.state, network, position, net.mac if position == 0 else "", first, first and out6 and bool(network.subnet6))
+        yield PlugIn(
+            given.dirs.state, network, position, net.mac if position == 0 else "", first, first and out6 and bool(network.subnet6)
+        )
         if net.rate is not None:
             yield LimitRate(position, net.rate)
     ports = (*parse_ports(net.ports), *(_exposed(given) if net.publish_all else ()))

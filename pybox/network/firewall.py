@@ -23,6 +23,7 @@ _BASE = f"""
 add table inet pybox
 add set inet pybox bridges {{ type ifname; }}
 add set inet pybox internal {{ type ifname; }}
+add set inet pybox neighbours {{ type ifname . ifname; }}
 add set inet pybox subnets {{ type ipv4_addr; flags interval; }}
 add set inet pybox subnets6 {{ type ipv6_addr; flags interval; }}
 add map inet pybox ports {{ type {_PORTS} : ipv4_addr . inet_service; }}
@@ -59,6 +60,7 @@ add rule inet pybox leaving ip6 saddr @subnets6 oifname != @bridges masquerade
 add rule inet pybox crossing ct state established,related accept
 add rule inet pybox crossing ip saddr vmap @fenced
 add rule inet pybox crossing ip6 saddr vmap @fenced6
+add rule inet pybox crossing iifname . oifname @neighbours accept comment "where br_netfilter shows what is not routed"
 add rule inet pybox crossing iifname @internal reject with icmpx type admin-prohibited
 add rule inet pybox crossing ct status dnat accept
 add rule inet pybox crossing oifname @bridges drop comment "nobody outside reaches what is not published, nor another network"
@@ -93,6 +95,7 @@ def is_there(family: int = 1) -> bool:
 def add_network(bridge: str, subnet: str, subnet6: str, internal: bool) -> None:
     """Let a network through; the fixed rules are written with it. Raises NftError."""
     script = _BASE + f'add element inet pybox bridges {{ "{bridge}" }}\n'
+    script += f'add element inet pybox neighbours {{ "{bridge}" . "{bridge}" }}\n'
     if internal:
         script += f'add element inet pybox internal {{ "{bridge}" }}\n'
     else:
@@ -110,6 +113,7 @@ def remove_network(bridge: str, subnet: str, subnet6: str, last: bool) -> None:
         for name, element in (
             ("bridges", f'"{bridge}"'),
             ("internal", f'"{bridge}"'),
+            ("neighbours", f'"{bridge}" . "{bridge}"'),
             ("subnets", subnet),
             ("subnets6", subnet6),
         ):

@@ -13,7 +13,7 @@ from pybox.cli import run
 from pybox.cli.options import RUN, Option, Parsed, parse
 from pybox.errors import PyboxError, SpecError
 from pybox.runtime import Options
-from pybox.spec import Limits, Mount, Rlimit, Spec
+from pybox.spec import Limits, Mount, Net, Rlimit, Spec
 
 PLAIN = Spec(image="IMAGE", args=("CMD",))
 ONCE = Options(keep=True)  # what no option at all asks of the run
@@ -65,6 +65,14 @@ EFFECTS: dict[str, tuple[tuple[str, ...], tuple[Spec, Options]]] = {
     "upper": (("--upper", "disk"), spec(upper="disk")),
     "hostname": (("-h", "box"), spec(hostname="box")),
     "network": (("--network", "host"), spec(network="host")),
+    "publish": (("-p", "8080:80"), spec(network="pybox", net=Net(ports=("8080:80",)))),
+    "publish-all": (("-P",), spec(network="pybox", net=Net(publish_all=True))),
+    "ip": (("--ip", "10.0.0.7"), spec(network="pybox", net=Net(ip=("10.0.0.7",)))),
+    "mac-address": (("--mac-address", "02:00:00:00:00:07"), spec(network="pybox", net=Net(mac="02:00:00:00:00:07"))),
+    "dns": (("--dns", "192.0.2.53"), spec(network="pybox", net=Net(dns=("192.0.2.53",)))),
+    "add-host": (("--add-host", "db:192.0.2.9"), spec(network="pybox", net=Net(hosts=("db:192.0.2.9",)))),
+    "allow-net": (("--allow-net", "pypi.org:443"), spec(network="pybox", net=Net(allow=("pypi.org:443",)))),
+    "net-rate": (("--net-rate", "10m"), spec(network="pybox", net=Net(rate=10_000_000))),
     "pid": (("--pid", "host"), spec(pid="host")),
     "ipc": (("--ipc", "host"), spec(ipc="host")),
     "uts": (("--uts", "host"), spec(uts="host")),
@@ -192,7 +200,7 @@ def test_a_typo_in_any_long_option_is_told_the_right_name(option: Option) -> Non
     ("words", "message"),
     [
         ([], "image: no image given"),
-        (["--network", "bridge", "x"], "network: 'bridge': must be none or host"),
+        (["--network", "bridge", "x"], "network: 'bridge': not the name of a network"),
         (["--pid", "x", "x"], "pid: 'x': must be private or host"),
         (["--upper", "x", "x"], "upper: 'x': must be memory or disk"),
         (["-m", "64X", "x"], "memory: '64X': not a size or number, e.g. 64M or 1.5g"),

@@ -127,7 +127,7 @@ def test_any_texts_make_a_sane_spec_or_a_spec_error(**fields: str) -> None:
         ({"hostname": "-"}, "hostname: '-': must be letters, digits, '-' and '.', 64 at most"),
         ({"hostname": "h" * 65}, f"hostname: '{'h' * 65}': must be letters, digits, '-' and '.', 64 at most"),
         ({"hostname": "h", "uts": "host"}, "hostname: 'h': can't be set together with --uts host: it would rename the host"),
-        ({"network": "bridge"}, "network: 'bridge': must be none or host"),
+        ({"network": "bridge"}, "network: 'bridge': not the name of a network"),
         ({"pid": "container:x"}, "pid: 'container:x': must be private or host"),
         ({"upper": "tape"}, "upper: 'tape': must be memory or disk"),
         ({"mounts": (Mount("/a"), Mount("/a/"))}, "volume: '/a': is mounted twice"),

@@ -1,0 +1,318 @@
+"""Containers on networks. All of it happens in a network namespace of the tests' own; "the internet" is another one behind it."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from harness import BUSYBOX, PURE_V2, PYBOX, TIMEOUT, eventually
+
+from pybox import dirs
+
+INTERNET = "198.51.100.2"
+OUTSIDE = "198.51.100.1"  # the host's address, as the internet sees it
+
+
+class Place:
+    """A host for the tests: a network namespace with a way to the internet, in which pybox is run."""
+
+    def __init__(self, work: Path) -> None:
+        self.www = work / "www"
+        self.www.mkdir()
+        (self.www / "index.html").write_text("hello\n")
+        self.internet = self._namespace()
+        self.host = self._namespace()
+        self.at(self.host, "ip", "link", "add", "wan", "type", "veth", "peer", "name", "eth0", "netns", str(self.internet.pid))
+        for where, name, address in ((self.host, "wan", OUTSIDE), (self.internet, "eth0", INTERNET)):
+            self.at(where, "ip", "address", "add", f"{address}/24", "dev", name)
+            self.at(where, "ip", "link", "set", name, "up")
+        self.at(self.host, "ip", "route", "add", "default", "via", INTERNET)
+        self.at(self.host, "sh", "-c", "echo 1 >/proc/sys/net/ipv4/ip_forward")
+        self.server = subprocess.Popen(self._words(self.internet, BUSYBOX, "httpd", "-f", "-p", "80", "-h", str(self.www)))
+
+    def _namespace(self) -> subprocess.Popen[bytes]:
+        before = os.readlink("/proc/self/ns/net")
+        made = subprocess.Popen(["unshare", "--net", "--mount", "sleep", "1000"])
+        assert eventually(
+            lambda: (
+                os.readlink(f"/proc/{made.pid}/ns/net") != before
+                and b"sleep" in Path(f"/proc/{made.pid}/cmdline").read_bytes()[:6]
+            )
+        )
+        self.at(made, "ip", "link", "set", "lo", "up")
+        return made
+
+    def _words(self, where: subprocess.Popen[bytes], *words: str) -> list[str]:
+        return ["nsenter", "--net", "--mount", "--target", str(where.pid), *words]
+
+    def at(self, where: subprocess.Popen[bytes], *words: str) -> str:
+        """Run a command there and return what it said."""
+        return subprocess.run(self._words(where, *words), check=True, capture_output=True, text=True, timeout=TIMEOUT).stdout
+
+    def pybox(self, *words: str, **options: object) -> subprocess.CompletedProcess[str]:
+        """Run `pybox WORDS` on the host."""
+        options = {"capture_output": True, "text": True, "timeout": TIMEOUT, "stdin": subprocess.DEVNULL, **options}
+        return subprocess.run(self._words(self.host, *PYBOX, *words), check=False, **options)  # type: ignore[call-overload, no-any-return]
+
+    def said(self, *words: str) -> str:
+        """Run `pybox WORDS`, which is to end well, and return what it said."""
+        done = self.pybox(*words)
+        assert done.returncode == 0, (words, done.stdout, done.stderr)
+        return done.stdout.strip()
+
+    def start(self, *words: str) -> subprocess.Popen[bytes]:
+        """Start `pybox WORDS`."""
+        return subprocess.Popen(self._words(self.host, *PYBOX, *words), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
+
+    def fetch(self, url: str, where: subprocess.Popen[bytes] | None = None) -> str:
+        """Return what a program of the host, or of the internet, gets from a URL; "" when it gets nothing."""
+        words = self._words(where or self.host, "timeout", "1", BUSYBOX, "wget", "-q", "-O-", url)
+        return subprocess.run(words, capture_output=True, text=True, check=False).stdout.strip()
+
+    def of_containers(self) -> list[str]:
+        """Return all elements and chains that are a container's."""
+        rules = self.at(self.host, "nft", "list", "ruleset")
+        return re.findall(r"(?:fence|says|sends)-.*|(?:tcp|udp) \. \d+ : .*", rules)
+
+    def links(self) -> set[str]:
+        """Return the interfaces of the host."""
+        return {line.split()[0].partition("@")[0] for line in self.at(self.host, "ip", "-br", "link").splitlines()}
+
+    def close(self) -> None:
+        for process in (self.server, self.internet, self.host):
+            process.kill()
+            process.wait()
+
+
+@pytest.fixture(scope="module")
+def there(work: Path, store: dirs.Dirs) -> Iterator[Place]:
+    missing = [name for name in ("nft", "nsenter", "ip") if not shutil.which(name)]
+    if missing:
+        pytest.skip(f"no {', '.join(missing)} (Debian packages nftables, util-linux, iproute2)")
+    nat = "add table inet t; add chain inet t c { type nat hook postrouting priority 100; }; add rule inet t c masquerade"
+    if PURE_V2 or subprocess.run(["unshare", "--net", "nft", nat], capture_output=True, check=False).returncode:
+        pytest.skip("this kernel has no address translation by nftables")
+    place = Place(work)
+    os.makedirs(f"{store.state}/net", exist_ok=True)
+    place.said("run", "--rm", "--allow-net", "none", "busybox", "true")  # so that what is the network's, and stays, is there
+    yield place
+    place.close()
+    shutil.rmtree(f"{store.state}/net", ignore_errors=True)
+    shutil.rmtree(f"{store.store}/networks", ignore_errors=True)
+
+
+@pytest.fixture(autouse=True)
+def nothing_left(there: Place, store: dirs.Dirs) -> Iterator[None]:
+    """No link, rule, address or port outlives its container."""
+    before = there.links()
+    yield
+    for identity in there.said("ps", "-aq").split():
+        there.said("rm", "-f", identity)
+    assert eventually(lambda: there.links() == before, 10), there.links() - before
+    assert there.of_containers() == []
+    assert os.listdir(f"{store.state}/net") == [] and not os.path.exists(f"{store.state}/ports")
+
+
+def test_a_container_reaches_the_internet_and_nobody_there_reaches_it(there: Place) -> None:
+    assert there.said("run", "--rm", "--network", "pybox", "busybox", "wget", "-qO-", f"http://{INTERNET}/") == "hello"
+    there.said(
+        "run", "-d", "--name", "web", "--network", "pybox", "-v", f"{there.www}:/www", "busybox", "httpd", "-f", "-h", "/www"
+    )
+    address = json.loads(there.said("inspect", "-f", "network.addresses.pybox.ip", "web").join('""'))
+    there.at(there.internet, "ip", "route", "add", f"{address}/32", "via", OUTSIDE)
+    assert there.fetch(f"http://{address}/") == "hello" and there.fetch(f"http://{address}/", there.internet) == ""
+
+
+def test_by_default_there_is_no_network(there: Place) -> None:
+    assert there.pybox("run", "--rm", "busybox", "wget", "-qO-", f"http://{INTERNET}/").returncode != 0
+
+
+def test_published_ports_are_reached_from_outside_from_the_host_and_from_localhost(there: Place) -> None:
+    www = f"{there.www}:/www"
+    there.said(
+        "run",
+        "-d",
+        "--name",
+        "web",
+        "-p",
+        "8080:80",
+        "-p",
+        "127.0.0.2:9090:80",
+        "-v",
+        www,
+        "busybox",
+        "httpd",
+        "-f",
+        "-h",
+        "/www",
+    )
+    assert eventually(lambda: there.fetch("http://127.0.0.1:8080/") == "hello", 5)
+    assert there.fetch(f"http://{OUTSIDE}:8080/") == there.fetch(f"http://{OUTSIDE}:8080/", there.internet) == "hello"
+    assert there.fetch("http://127.0.0.2:9090/") == "hello" and there.fetch("http://127.0.0.1:9090/") == ""
+    assert there.said("run", "--rm", "--network", "pybox", "busybox", "wget", "-qO-", f"http://{OUTSIDE}:8080/") == "hello"
+    assert "0.0.0.0:8080->80/tcp" in there.said("ps")
+    taken = there.pybox("run", "--rm", "-p", "8080:80", "busybox", "true")
+    assert taken.returncode == 125 and "the port 8080/tcp is taken by container" in taken.stderr
+    there.said("restart", "-t", "0", "web")
+    assert eventually(lambda: there.fetch("http://127.0.0.1:8080/") == "hello", 5)
+
+
+def test_a_port_of_a_program_of_the_host_is_left_to_it(there: Place) -> None:
+    server = subprocess.Popen(there._words(there.host, BUSYBOX, "httpd", "-f", "-p", "8088", "-h", str(there.www)))
+    try:
+        assert eventually(lambda: there.fetch("http://127.0.0.1:8088/") == "hello", 5)
+        done = there.pybox("run", "--rm", "-p", "8088:80", "busybox", "true")
+        assert done.returncode == 125 and "a program of the host listens there" in done.stderr
+    finally:
+        server.kill()
+        server.wait()
+
+
+def test_containers_on_a_network_find_each_other_by_name_and_others_do_not(there: Place) -> None:
+    there.said("network", "create", "other")
+    try:
+        there.said(
+            "run", "-d", "--name", "web", "--network", "other", "-v", f"{there.www}:/www", "busybox", "httpd", "-f", "-h", "/www"
+        )
+        there.said("run", "-d", "--name", "first", "--network", "other", "busybox", "sleep", "100")
+        assert there.said("run", "--rm", "--network", "other", "busybox", "wget", "-qO-", "http://web/") == "hello"
+        there.said("run", "-d", "--name", "late", "--network", "pybox", "--network", "other", "busybox", "sleep", "100")
+        assert "\tlate " in there.said("exec", "first", "cat", "/etc/hosts")  # who came later is there, too
+        assert there.said("exec", "late", "wget", "-qO-", "http://web/") == "hello"  # by its second interface
+        there.said("rm", "-f", "late")
+        assert "\tlate " not in there.said("exec", "first", "cat", "/etc/hosts")
+        address = there.said("inspect", "-f", "network.addresses.other.ip", "web")
+        assert there.pybox(
+            "run", "--rm", "--network", "pybox", "busybox", "timeout", "1", "wget", "-qO-", f"http://{address}/"
+        ).returncode
+        assert there.pybox("network", "rm", "other").returncode == 125
+        for name in ("web", "first"):
+            there.said("rm", "-f", name)
+    finally:
+        there.said("network", "rm", "other")
+
+
+def test_a_container_can_share_the_network_of_another(there: Place) -> None:
+    there.said(
+        "run", "-d", "--name", "web", "--network", "pybox", "-v", f"{there.www}:/www", "busybox", "httpd", "-f", "-h", "/www"
+    )
+    assert there.said("run", "--rm", "--network", "container:web", "busybox", "wget", "-qO-", "http://127.0.0.1/") == "hello"
+    done = there.pybox("run", "--rm", "--network", "container:nobody", "busybox", "true")
+    assert done.returncode == 125 and "no container nobody runs" in done.stderr
+
+
+def test_an_allow_list_refuses_everything_else(there: Place) -> None:
+    """Other ports, the host, neighbours, name servers: all of it is a way out."""
+    there.said("run", "-d", "--name", "web", "-p", "8080:80", "-v", f"{there.www}:/www", "busybox", "httpd", "-f", "-h", "/www")
+    address = there.said("inspect", "-f", "network.addresses.pybox.ip", "web")
+    gateway = address.rsplit(".", 2)[0] + ".0.1"
+    urls = (f"{INTERNET}:81", address, "web", f"{gateway}:8080", f"{OUTSIDE}:8080")
+    tries = " ".join(f"(timeout 1 wget -qO- http://{url}/ && echo REACHED {url}) &" for url in urls)
+    script = f"timeout 1 wget -qO- http://{INTERNET}/; {tries} wait"
+    assert there.said("run", "--rm", "--allow-net", f"{INTERNET}:80", "busybox", "sh", "-c", script) == "hello"
+    # not even as somebody else: the right to change one's address is of no use
+    changed = f"ip address add 10.144.9.9/20 dev eth0; ip route replace default via {gateway} src 10.144.9.9; {script}"
+    words = ("run", "--rm", "--cap-add", "NET_ADMIN", "--allow-net", "none", "busybox", "sh", "-c", changed)
+    assert there.said(*words) == ""
+
+
+def test_a_name_that_is_allowed_is_known_inside(there: Place) -> None:
+    done = there.said("run", "--rm", "--allow-net", "localhost:80", "busybox", "cat", "/etc/hosts")
+    assert done.count("127.0.0.1\tlocalhost") == 2
+    refused = there.pybox("run", "--rm", "--allow-net", "a" * 64 + ":80", "busybox", "true")
+    assert refused.returncode == 125 and "this host can't resolve the name" in refused.stderr
+
+
+def test_what_was_asked_for_is_there(there: Place) -> None:
+    words = ("--network", "pybox", "--mac-address", "02:00:00:00:00:07", "--dns", "192.0.2.53", "--add-host", "db:192.0.2.9")
+    subnet = json.loads(there.said("network", "inspect", "pybox"))[0]["subnet"]
+    wanted = subnet.split(".0/")[0] + ".77"
+    seen = there.said(
+        "run", "--rm", *words, "--ip", wanted, "busybox", "sh", "-c", "ip a show eth0; cat /etc/resolv.conf /etc/hosts"
+    )
+    assert f"inet {wanted}/20" in seen and "02:00:00:00:00:07" in seen
+    assert "nameserver 192.0.2.53\n" in seen and "192.0.2.9\tdb\n" in seen
+
+
+def test_a_user_namespace_can_have_a_network(there: Place) -> None:
+    words = ("run", "--rm", "--userns", "--network", "pybox", "busybox", "wget", "-qO-", f"http://{INTERNET}/")
+    assert there.said(*words) == "hello"
+
+
+def test_a_rate_is_kept(there: Place) -> None:
+    big = there.www / "big"
+    big.write_bytes(bytes(1_000_000))
+    begin = time.monotonic()
+    there.said("run", "--rm", "--net-rate", "8m", "busybox", "wget", "-qO/dev/null", f"http://{INTERNET}/big")
+    assert time.monotonic() - begin > 0.7  # 1 MB at 8 Mbit/s takes 1 s, less what may go at once
+
+
+def test_fifty_started_at_once_have_fifty_addresses(there: Place, store: dirs.Dirs) -> None:
+    many = [there.start("run", "--rm", "--network", "pybox", "busybox", "sleep", "100") for _ in range(50)]
+    held = f"{store.state}/net/pybox"
+    assert eventually(lambda: os.path.isdir(held) and len(os.listdir(held)) == 50)
+    for process in many:
+        process.kill()
+        process.communicate()
+    there.said("gc")
+
+
+def test_pyboxes_killed_at_any_moment_leave_nothing(there: Place, store: dirs.Dirs) -> None:
+    ways = (("--network", "pybox"), ("-p", "80"), ("--allow-net", f"{INTERNET}:80"))
+    for number in range(15):
+        process = there.start("run", "--rm", *ways[number % 3], "busybox", "sleep", "100")
+        time.sleep(0.06 + number * 0.01)
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+    there.said("gc")
+
+
+def test_what_is_in_the_way_is_said(there: Place) -> None:
+    there.at(there.host, "sh", "-c", "echo 0 >/proc/sys/net/ipv4/ip_forward")
+    there.at(
+        there.host, "nft", "add table ip foreign; add chain ip foreign f { type filter hook forward priority 0; policy drop; }"
+    )
+    try:
+        done = there.pybox("run", "--rm", "--network", "pybox", "busybox", "true")
+        assert done.returncode == 0 and "pybox: warning: this host forwards nothing" in done.stderr
+        (seen,) = json.loads(there.said("network", "inspect", "pybox"))
+        assert "ip foreign of nftables drops what is forwarded" in seen["in_the_way"][1]
+    finally:
+        there.at(there.host, "nft", "delete table ip foreign")
+        there.at(there.host, "sh", "-c", "echo 1 >/proc/sys/net/ipv4/ip_forward")
+
+
+def test_rules_that_somebody_flushed_come_back(there: Place) -> None:
+    there.at(there.host, "nft", "flush ruleset")
+    assert there.said("run", "--rm", "--network", "pybox", "busybox", "wget", "-qO-", f"http://{INTERNET}/") == "hello"
+
+
+def test_the_steps_of_a_network_are_explained(there: Place) -> None:
+    plan = json.loads(there.said("explain", "--format", "json", "run", "-p", "8080:80", "--allow-net", "none", "busybox", "true"))
+    steps = {step["step"]: step for step in plan["steps"]}
+    for name, verb in (("LeaseAddress", "lease"), ("PlugIn", "link"), ("PublishPorts", "ports"), ("Fence", "fence")):
+        assert [leaf[0] for leaf in steps[name]["leaves"]] == [verb] and steps[name]["lesson"]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--network", "nowhere"), "no such network: nowhere"),
+        (("-p", "x"), "publish: 'x'"),
+        (("--network", "host", "-p", "80:80"), "can't be together with --network host"),
+        (("--ip", "192.0.2.1"), "not of the network pybox"),
+        (("--net-rate", "fast"), "not a number of bits a second"),
+    ],
+)
+def test_bad_input_gets_one_line_and_creates_nothing(there: Place, words: tuple[str, ...], message: str) -> None:
+    done = there.pybox("run", "--rm", *words, "busybox", "true")
+    assert done.returncode == 125 and message in done.stderr and "Traceback" not in done.stderr
+    assert done.stderr.count("pybox: error: ") == 1
