@@ -89,7 +89,13 @@ def returns_network(given: Inputs) -> bool:
     spec, rights = given.spec, credentials.granted(given.spec, given.facts.last_cap)
     bound = any(mount.source is not None for mount in spec.mounts)
     changes = rights & {"CAP_NET_ADMIN", "CAP_NET_RAW", "CAP_SYS_ADMIN"}
-    return spec.network == "none" and spec.takes_spare_network(given.facts.root) and spec.pid == "private" and not changes and not bound
+    return (
+        spec.network == "none"
+        and spec.takes_spare_network(given.facts.root)
+        and spec.pid == "private"
+        and not changes
+        and not bound
+    )
 
 
 def wired(given: Inputs) -> bool:
