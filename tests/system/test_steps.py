@@ -116,7 +116,7 @@ def test_a_plan_is_the_same_each_time(volume: str) -> None:
 
 
 def test_the_modules_of_steps_are_all_looked_at() -> None:
-    from pybox.steps import delegation, entering, terminal  # noqa: F401  imported by those who need them
+    from pybox.steps import delegation, entering, pasta, terminal, wiring  # noqa: F401  imported by those who need them
 
     found = {path.stem for path in Path(steps.__file__ or "").parent.glob("*.py")} - {"__init__", "base"}
     assert found == {kind.__module__.rpartition(".")[2] for kind in kinds(HostStep) | kinds(ChildStep)}

@@ -122,3 +122,12 @@ def test_a_spec_with_a_network_survives_its_journal() -> None:
 
     spec = Spec("x", network="pybox,other", net=Net(ports=("8080:80",), allow=("a:1",), rate=9000, publish_all=True))
     assert from_json(to_json(spec)) == spec
+
+
+def test_a_network_namespace_with_an_interface_is_never_given_to_the_next_container() -> None:
+    from test_plan import inputs
+
+    from pybox.kernel.namespaces import returns_network
+
+    assert returns_network(inputs(Spec("x")))
+    assert not returns_network(inputs(Spec("x", network="pybox")))
