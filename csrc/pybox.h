@@ -178,7 +178,7 @@ int pb_take_network(int *socket);
 /* Its container has ended: it may be taken again, if nothing was ever sent in it. Closes the socket or keeps it. */
 void pb_return_network(int socket);
 
-/* Let go of those that nobody has taken. */
+/* Let go of those that nobody has taken, also of what is still in the making. */
 void pb_forget_networks(void);
 
 /* A netlink socket of a network namespace: a socket belongs to where it was opened, and so does what it asks for. An fd or -errno. */

@@ -83,7 +83,7 @@ static void *maker(void *unused)
 	making--;
 	if (made.socket >= 0 || waiting) /* a failure that nobody waits for is tried again when somebody does */
 		shelf[ready++] = made;
-	pthread_cond_signal(&more);
+	pthread_cond_broadcast(&more);
 	pthread_mutex_unlock(&lock);
 	return unused;
 }
@@ -238,6 +238,8 @@ void pb_return_network(int socket)
 void pb_forget_networks(void)
 {
 	pthread_mutex_lock(&lock);
+	while (making > 0)
+		pthread_cond_wait(&more, &lock);
 	clear();
 	pthread_mutex_unlock(&lock);
 }

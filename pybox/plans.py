@@ -84,7 +84,13 @@ def conditions(dirs: Dirs, spec: Spec, facts: Facts) -> tuple[object, ...] | Non
     target = _target(link) if link is not None else None  # the host's root has none, and users who may change at any time
     if spec.network not in ("none", "host"):  # networks, name servers, other containers
         return None
-    if not build.ID or target is None or spec.system or spec.seccomp not in ("", "default", "unconfined"):
+    if (
+        not build.ID
+        or target is None
+        or spec.system
+        or spec.network not in ("none", "host")
+        or spec.seccomp not in ("", "default", "unconfined")
+    ):
         return None
     sources = tuple((mount.source, _mode(mount.source)) for mount in spec.mounts if mount.source is not None)
     return _plain(facts), link, target, sources

@@ -255,9 +255,6 @@ def _depends_on_more(parsed: Parsed) -> bool:
     return not parsed.values.keys() <= _PLAIN or any("=" not in word for word in parsed.all("env"))
 
 
-LOOKED_AT = ("trace", "step", "until")  # a run that somebody watches being made
-
-
 def _open_status(path: str) -> int:
     """Return an fd of the --status-file: opened before the run, so that one that can't be written is refused before it."""
     try:

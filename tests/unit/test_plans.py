@@ -162,8 +162,9 @@ def test_a_file_that_was_cut_off_or_overwritten_is_no_plan(here: Dirs, length: i
         Spec("busybox@sha256:" + "0" * 64),
         Spec("busybox", seccomp="/profile.json"),
         Spec("busybox", system=True, init=False, tty=True),
+        Spec("busybox", network="pybox"),
     ],
-    ids=["host", "digest", "profile", "system"],
+    ids=["host", "digest", "profile", "system", "network"],
 )
 def test_a_plan_that_depends_on_more_is_not_kept(here: Dirs, asked: Spec) -> None:
     assert plans.conditions(here, asked, FACTS) is None
