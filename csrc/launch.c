@@ -222,7 +222,7 @@ int pb_launch(const struct pb_row *rows, uint32_t count, const char *blob, struc
 	dumpable_keep();
 	report->begun = pb_now();
 	pid = pb_clone3(rows[0].x | CLONE_VM | CLONE_VFORK | CLONE_CLEAR_SIGHAND, SIGCHLD, rows[0].fd >= 0 ? report->slots[rows[0].fd] : -1,
-			&report->first, walk.stack[0], start_walk, &walk);
+			report->gate ? &report->first : NULL, walk.stack[0], start_walk, &walk);
 	dumpable_restore();
 	if (report->gate)
 		pb_end_gate(report);

@@ -97,7 +97,7 @@ struct pb_report {
 	uint64_t done[PB_ROWS];  /* CLOCK_MONOTONIC, ns: when each row was finished */
 	uint32_t gate;           /* in: rows from this one on wait until it is moved; 0: there is no gate */
 	uint32_t waiting;        /* the row that waits at the gate; PB_OVER: the launch is over */
-	int32_t first;           /* the pid of the first clone: before the second one, there is no other */
+	int32_t first;           /* with a gate: the pid of the first clone, for before the second one there is no other */
 	struct pb_probe probe;
 };
 
