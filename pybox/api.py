@@ -234,7 +234,7 @@ def _network(container: Container) -> tuple[str, Net]:
         ports=_words(container.get("publish", ())),
         publish_all=container.get("publish_all", False),
         allow=() if allow is None else _words(allow) or ("none",),
-        rate=rate,
+        rate=None if rate is None else round(rate),
     )
     return ",".join(words) or ("none" if net == NO_NET else "pybox"), net
 
