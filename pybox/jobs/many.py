@@ -116,9 +116,9 @@ class Crew:
 
 
 def parallelism(parallel: int | Literal["auto"]) -> int:
-    """Return how many jobs run at once: with "auto" four for each CPU, for a launch waits more than it computes."""
+    """Return how many jobs run at once: with "auto" two for each CPU, for a launch also waits; more get in each other's way."""
     if parallel == "auto":
-        return 4 * len(os.sched_getaffinity(0))
+        return 2 * len(os.sched_getaffinity(0))
     return parse_int("parallel", parallel, 1, 10_000) or 1
 
 
