@@ -21,6 +21,7 @@ from pybox.record import Record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from typing import Any
 
     from pybox.dirs import Dirs
@@ -50,7 +51,6 @@ class Kept(Record):
     target: str | None
     sources: tuple[tuple[str, int | None], ...]  # (path, kind of file) of what is bound
     typed: Typed
-    network: bool  # it takes a network namespace that was made beforehand
     program: tuple[Any, ...]
     steps: Steps
     rest: tuple[object, ...]
@@ -82,13 +82,11 @@ def conditions(dirs: Dirs, spec: Spec, facts: Facts) -> tuple[object, ...] | Non
 
     link = store.link(dirs, spec.image)
     target = _target(link) if link is not None else None  # the host's root has none, and users who may change at any time
-    if spec.network not in ("none", "host"):  # networks, name servers, other containers
-        return None
     if (
         not build.ID
         or target is None
         or spec.system
-        or spec.network not in ("none", "host")
+        or spec.network not in ("none", "host")  # networks, name servers, other containers
         or spec.seccomp not in ("", "default", "unconfined")
     ):
         return None
@@ -98,33 +96,43 @@ def conditions(dirs: Dirs, spec: Spec, facts: Facts) -> tuple[object, ...] | Non
 
 def recall(dirs: Dirs, words: list[str]) -> Kept | None:
     """Return the plan of a command line that was typed before, with these arguments or others."""
-    here = _here(dirs)
-    number = crc32(repr(here).encode())
-    for count, word in enumerate(words, 1):  # where the command begins is not known without the table of options
-        number = crc32(os.fsencode(word) + b"\0", number)
+    try:
+        folder = os.open(_folder(dirs), os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        status = os.fstat(folder)
+        # what we have written there ourselves: where a stranger may make the directory first (/tmp), it is not believed
+        return _find(folder, _here(dirs), words) if status.st_uid == os.geteuid() and not status.st_mode & 0o077 else None
+    finally:
+        os.close(folder)
+
+
+def _find(folder: int, here: tuple[str | int, ...], words: list[str]) -> Kept | None:
+    for count, name in enumerate(_names(here, words), 1):  # where the command begins is not known without the table of options
         try:
-            found: Any = marshal.loads(_read(dirs, number))
+            found: Any = marshal.loads(_read(folder, name))
         except (OSError, ValueError, EOFError, TypeError):
             continue
         if not isinstance(found, tuple) or found[0] != (*here, *words[:count]) or (count < len(words) and not found[1]):
             continue
         facts, link, target, sources = found[2]
-        network, program, steps, rest = found[4]
+        program, steps, rest = found[4]
         arguments = words[count:] if found[1] else None
-        return Kept(facts, link, target, sources, Typed(*found[3]), network, program, steps, rest, arguments)
+        return Kept(facts, link, target, sources, Typed(*found[3]), program, steps, rest, arguments)
     return None
 
 
-def _read(dirs: Dirs, number: int) -> bytes:
-    """Return what we have written there ourselves: where a stranger may make the directory first (/tmp), it is not believed."""
-    folder = os.open(_folder(dirs), os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    try:
-        status = os.fstat(folder)
-        if status.st_uid != os.geteuid() or status.st_mode & 0o077:
-            raise PermissionError
-        fd = os.open(f"{number:08x}", os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
-    finally:
-        os.close(folder)
+def _names(here: tuple[str | int, ...], words: list[str]) -> Iterator[str]:
+    """Yield the file names of the plans for the first word, the first two, and so on to all."""
+    number = crc32(repr(here).encode())
+    for word in words:
+        number = crc32(os.fsencode(word) + b"\0", number)
+        yield f"{number:08x}"
+
+
+def _read(folder: int, name: str) -> bytes:
+    fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
     try:
         return os.read(fd, 1 << 20)
     finally:
@@ -139,14 +147,11 @@ def remember(dirs: Dirs, words: list[str], arguments: int | None, known: tuple[o
         known: its conditions.
     """
     here, words = _here(dirs), words[: len(words) - (arguments or 0)]
-    number = crc32(repr(here).encode())
-    for word in words:
-        number = crc32(os.fsencode(word) + b"\0", number)
+    *_, name = _names(here, words)
     steps = tuple((type(step).__module__, type(step).__name__, _plain(step)) for step in ready.prepare)
     rest = tuple(getattr(ready, field) for field in _FIELDS)
-    network = any(name == "MakeNetwork" for _, name, _ in steps)
-    plan: Any = (network, _plain(ready.program), steps, rest)
-    path = f"{_folder(dirs)}/{number:08x}"  # of two with one number the last is kept
+    plan: Any = (_plain(ready.program), steps, rest)
+    path = f"{_folder(dirs)}/{name}"  # of two with one number the last is kept
     new = f"{path}.{os.getpid()}"
     try:
         os.makedirs(_folder(dirs), 0o700, exist_ok=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from _signal import SIG_DFL, SIG_IGN, getsignal, pidfd_send_signal, set_wakeup_fd, signal
 
-from pybox import build, native, plans, state
+from pybox import build, plans, state
 from pybox.dirs import Dirs
 from pybox.runtime import Options, Runtime
 
@@ -63,8 +63,6 @@ def run_again(where: Dirs, words: list[str]) -> int | None:
     known = plans.recall(where, words)
     if known is None:
         return None
-    if known.network:
-        native.order_network()  # made while we look around
     runtime = Runtime(where)
     ready = known.revive(runtime.facts)
     if ready is None:

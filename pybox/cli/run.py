@@ -190,14 +190,14 @@ def run(where: Dirs, words: list[str]) -> int:
 
         print(command_help(next(command for command in COMMANDS if command.name == "run")))
         return 0
-    if any(parsed.values.get(key) for key in BACKGROUND) and not any(parsed.values.get(key) for key in LOOKED_AT):
-        from pybox.cli.background import run as run_in_background  # who stays in the foreground pays nothing for it
-
-        return run_in_background(where, parsed)
     if any(parsed.values.get(key) for key in LOOKED_AT):
         from pybox.cli.stepping import run as run_looked_at
 
         return run_looked_at(where, parsed)
+    if any(parsed.values.get(key) for key in BACKGROUND):
+        from pybox.cli.background import run as run_in_background  # who stays in the foreground pays nothing for it
+
+        return run_in_background(where, parsed)
     status_file = parsed.one("status-file")
     status = -1 if status_file is None else _open_status(status_file)
     try:

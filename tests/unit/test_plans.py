@@ -86,7 +86,7 @@ def test_what_was_kept_comes_back_as_it_was(here: Dirs) -> None:
     assert again(here) is None
     keep(here)
     known = plans.recall(here, WORDS)
-    assert known is not None and known.typed == TYPED and known.network
+    assert known is not None and known.typed == TYPED
     assert known.revive(FACTS) == READY
     assert os.stat(f"{here.state}/plans").st_mode & 0o777 == 0o700
 
