@@ -132,9 +132,6 @@ class Directory(Results):
                 self._begin(batch)
             self.known = bytearray(batch.count)
             self._learn()
-        except BlockingIOError:
-            os.close(self._fd)
-            raise StateError(f"{path} is in use by another batch") from None
         except BaseException:
             os.close(self._fd)
             raise

@@ -199,7 +199,7 @@ def run(where: Dirs, words: list[str]) -> int:
 
         return run_in_background(where, parsed)
     status_file = parsed.one("status-file")
-    status = -1 if status_file is None else _open_status(status_file)
+    status = -1 if status_file is None else open_output("status-file", status_file)
     try:
         spec, options = spec_of(parsed), options_of(parsed)
         warn(spec)
@@ -255,12 +255,12 @@ def _depends_on_more(parsed: Parsed) -> bool:
     return not parsed.values.keys() <= _PLAIN or any("=" not in word for word in parsed.all("env"))
 
 
-def _open_status(path: str) -> int:
-    """Return an fd of the --status-file: opened before the run, so that one that can't be written is refused before it."""
+def open_output(option: str, path: str) -> int:
+    """Return an fd of a file to write at the end: opened before the run, so that one that can't be written is refused before it."""
     try:
         return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
     except OSError as error:
-        raise SpecError("status-file", path, str(error.strerror)) from None
+        raise SpecError(option, path, str(error.strerror)) from None
 
 
 def _write_status(fd: int, result: Result) -> None:

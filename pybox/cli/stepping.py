@@ -7,11 +7,12 @@ import os
 
 from pybox.cli.foreground import Forwarder, sweep, tell
 from pybox.cli.options import Parsed
-from pybox.cli.run import BACKGROUND, options_of, spec_of
+from pybox.cli.run import BACKGROUND, open_output, options_of, spec_of
 from pybox.cli.table import visible
 from pybox.errors import PyboxError, SpecError
 from pybox.explain.snapshot import SUBJECTS, Change, Shot, difference, take
 from pybox.explain.stepping import Recorder, Walk
+from pybox.joining import write_all
 from pybox.seen import Seen
 
 TYPE_CHECKING = False
@@ -41,7 +42,7 @@ def run(where: Dirs, parsed: Parsed) -> int:
     until = parsed.one("until")
     form = parsed.one("trace")
     out = parsed.one("trace-file")
-    fd = 2 if out is None else _open(out)
+    fd = 2 if out is None else open_output("trace-file", out)
     if form == "state":
         return _trace_state(where, spec, options, fd)
 
@@ -63,17 +64,8 @@ def run(where: Dirs, parsed: Parsed) -> int:
     return tell(result, spec.limits.memory)
 
 
-def _open(path: str) -> int:
-    try:
-        return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
-    except OSError as error:
-        raise SpecError("trace-file", path, str(error.strerror)) from None
-
-
 def _say(fd: int, text: str) -> None:
-    raw = memoryview(text.encode("utf-8", "backslashreplace") + b"\n")
-    while raw:
-        raw = raw[os.write(fd, raw) :]
+    write_all(fd, f"{text}\n".encode("utf-8", "backslashreplace"))
 
 
 def _text(trace: Trace) -> str:

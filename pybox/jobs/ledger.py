@@ -46,22 +46,19 @@ class Ledger:
                 raise StateError(
                     f"{path} holds results already", "resume=True (--resume) goes on with them; or choose another directory"
                 )
-        except BlockingIOError:
-            os.close(self._fd)
-            raise StateError(f"{path} is in use by another batch") from None
         except BaseException:
             os.close(self._fd)
             raise
 
     def _lock(self) -> None:
-        """Take the lock of the directory. Raises BlockingIOError: what a killed batch was just launching holds it for a moment."""
-        for _ in range(_TRIES):
+        """Take the lock of the directory, which a child of a killed batch may hold for a moment. Raises StateError."""
+        for _ in range(_TRIES + 1):
             try:
                 flock(self._fd, LOCK_EX | LOCK_NB)
                 return
             except BlockingIOError:
                 sleep(0.02)
-        flock(self._fd, LOCK_EX | LOCK_NB)
+        raise StateError(f"{self.path} is in use by another batch")
 
     def _read(self) -> dict[int, dict[str, Json]]:
         """Return the last line of each job."""

@@ -209,6 +209,13 @@ def test_a_limit_is_written_with_the_id_in_its_path(tmp_path: Path) -> None:
     assert (tmp_path / "pybox-0123456789ab" / "pids.max").read_text() == "5"
 
 
+def write(folder: Path, files: dict[str, str]) -> None:
+    """Write the files of control groups."""
+    for name, text in files.items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text(text)
+
+
 def test_the_bill_of_a_cgroup_v2_run(tmp_path: Path) -> None:
     files = {
         "memory.peak": "4096000\n",
@@ -216,8 +223,7 @@ def test_the_bill_of_a_cgroup_v2_run(tmp_path: Path) -> None:
         "pids.events": "max 3\n",
         "cpu.stat": "usage_usec 5\nnr_periods 9\nnr_throttled 4\nthrottled_usec 1\n",
     }
-    for name, text in files.items():
-        (tmp_path / name).write_text(text)
+    write(tmp_path, files)
     cost = bill((("", str(tmp_path)),))
     assert cost == Bill(4096000, 2, (("memory", 7), ("pids", 3), ("cpu", 4)))
 
@@ -230,9 +236,7 @@ def test_the_bill_of_a_cgroup_v1_run(tmp_path: Path) -> None:
         "pids/pids.events": "max 3\n",
         "cpu/cpu.stat": "nr_periods 9\nnr_throttled 0\nthrottled_time 0\n",
     }
-    for name, text in files.items():
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_text(text)
+    write(tmp_path, files)
     cost = bill(tuple((name, f"{tmp_path}/{name}") for name in ("memory", "pids", "cpu")))
     assert cost == Bill(4096000, 1, (("memory", 7), ("pids", 3)))
 
@@ -249,8 +253,7 @@ def test_the_bill_has_the_devices_the_processes_and_the_waiting(tmp_path: Path) 
         "cpu.pressure": "some avg10=0.00 avg60=0.00 avg300=0.00 total=1500000\nfull avg10=0.00 avg60=0.00 avg300=0.00 total=9\n",
         "memory.pressure": "some avg10=0.00 avg60=0.00 avg300=0.00 total=0\n",
     }
-    for name, text in files.items():
-        (tmp_path / name).write_text(text)
+    write(tmp_path, files)
     cost = bill((("", str(tmp_path)),))
     assert (cost.io_read, cost.io_written, cost.pids_peak, cost.stall) == (111, 7, 5, (("cpu", 1.5), ("memory", 0.0)))
     assert bill((("", str(tmp_path)),), stalls=False) == Bill(pids_peak=5)
