@@ -6,9 +6,10 @@ machines whose big disk is elsewhere.
 
 from __future__ import annotations
 
-import os
+import posix as os
 
 from pybox.errors import PyboxError
+from pybox.paths import absolute, environment, make_dirs
 from pybox.record import Record
 
 
@@ -36,14 +37,14 @@ class Dirs(Record):
 
 def current() -> Dirs:
     """Return the directories for the calling user; creates nothing."""
-    env, uid = os.environ, os.geteuid()
+    env, uid = environment(), os.geteuid()
     if uid == 0:
         store = "/var/lib/pybox"
     else:
         home = env.get("HOME") or f"/tmp/pybox-home-{uid}"
         store = f"{env.get('XDG_DATA_HOME') or home + '/.local/share'}/pybox"
     state = env.get("PYBOX_STATE") or _state(uid, env.get("XDG_RUNTIME_DIR"))
-    return Dirs(os.path.abspath(env.get("PYBOX_STORE") or store), os.path.abspath(state))
+    return Dirs(absolute(env.get("PYBOX_STORE") or store), absolute(state))
 
 
 def _state(uid: int, runtime: str | None) -> str:
@@ -54,7 +55,7 @@ def _state(uid: int, runtime: str | None) -> str:
     usual = "/run/pybox" if uid == 0 else f"{runtime}/pybox" if runtime else f"/tmp/pybox-run-{uid}"
     shared = "/dev/shm/pybox" if uid == 0 else f"/dev/shm/pybox-{uid}"
     disk = os.stat("/").st_dev
-    if _device(os.path.dirname(usual), disk) != disk or _device("/dev/shm", disk) == disk:
+    if _device(usual.rpartition("/")[0], disk) != disk or _device("/dev/shm", disk) == disk:
         return usual
     try:
         # everybody may make names there: what a stranger made first is not used
@@ -78,7 +79,7 @@ def ensure(path: str, mode: int = 0o700) -> str:
     try:
         status = os.stat(path)
     except FileNotFoundError:
-        os.makedirs(path, mode, exist_ok=True)
+        make_dirs(path, mode)
         status = os.stat(path)
     if status.st_uid != os.geteuid():
         raise PyboxError(f"{path}: owned by uid {status.st_uid}", "set PYBOX_STORE and PYBOX_STATE to directories of your own")

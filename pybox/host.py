@@ -5,8 +5,9 @@
 
 from __future__ import annotations
 
-import os
+import posix as os
 
+from pybox.paths import environment, exists, is_dir
 from pybox.record import Record
 
 MASKED = (  # facts/security.md 2: what docker and podman hide, of proc_pid(5), and the side channels of 2024-26
@@ -106,7 +107,7 @@ def probe() -> Facts:
         last_cap=int(read("/proc/sys/kernel/cap_last_cap", "40")),
         cgroups=probe_cgroups(root),
         masked=_masked(),
-        read_only=tuple(path for path in READ_ONLY if os.path.exists(path)),
+        read_only=tuple(path for path in READ_ONLY if exists(path)),
         cpus=os.cpu_count() or 1,
         subuid=_subordinate("/etc/subuid", uid) if helpers else None,
         subgid=_subordinate("/etc/subgid", uid) if helpers else None,
@@ -150,13 +151,13 @@ def _masked() -> tuple[tuple[str, bool], ...]:
         names = []
     for name in names:
         path = f"{_CPUS}/{name}/thermal_throttle"
-        if name.startswith("cpu") and name[3:].isdigit() and os.path.isdir(path):
+        if name.startswith("cpu") and name[3:].isdigit() and is_dir(path):
             found.append((path, True))
     return tuple(found)
 
 
 def _in_path(program: str) -> bool:
-    return any(os.access(f"{directory}/{program}", os.X_OK) for directory in os.environ.get("PATH", "").split(":"))
+    return any(os.access(f"{directory}/{program}", os.X_OK) for directory in environment().get("PATH", "").split(":"))
 
 
 def _subordinate(path: str, uid: int) -> tuple[int, int] | None:

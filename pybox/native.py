@@ -6,10 +6,11 @@ differs from launch to launch are the container's id (the same length always, so
 
 from __future__ import annotations
 
-import os
+import posix as os
 from _struct import Struct
 
 from pybox import _native
+from pybox.paths import absolute, encode
 from pybox.record import Record
 
 TYPE_CHECKING = False
@@ -59,7 +60,7 @@ class Program(Record):
         for at in (last - _ROW.size, last) if init else (last,):
             fields = list(_ROW.unpack_from(rows, at))
             kept = self.blob[fields[4] :].split(b"\0", fields[8])[: fields[8] - count]
-            texts = [*kept, *map(os.fsencode, words)]
+            texts = [*kept, *map(encode, words)]
             fields[4], fields[8] = len(blob), len(texts)
             blob += b"\0".join(texts) + b"\0"
             _ROW.pack_into(rows, at, *fields)
@@ -83,7 +84,7 @@ class Table:
         """Add a string, return its offset. ``mine``: pybox made it, so ID_TOKEN in it means the id; users' texts are left alone."""
         if value is None:
             return 0
-        raw = os.fsencode(value)
+        raw = encode(value)
         offset = len(self._blob)
         at = raw.find(_TOKEN) if mine else -1
         while at >= 0:
@@ -272,7 +273,7 @@ def netlink_in(netns: int) -> int:
 
 def open_in_root(dirfd: int, path: str, flags: int) -> int:
     """Return an fd of a path below dirfd, symlinks resolved as if dirfd were /; openat2(2). Raises OSError."""
-    return _checked(lib.pb_open_in_root(dirfd, os.fsencode(path), flags), path)
+    return _checked(lib.pb_open_in_root(dirfd, encode(path), flags), path)
 
 
 def other_end(master: int) -> int:
@@ -295,7 +296,7 @@ def enter_user_namespace(fd: int) -> None:
 
 def beside(program: str) -> str:
     """Return the path of one of the static programs, which lie beside this module."""
-    return os.path.join(os.path.dirname(os.path.abspath(__file__)), program)
+    return f"{absolute(__file__).rpartition('/')[0]}/{program}"
 
 
 def init_program() -> bytes:

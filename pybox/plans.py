@@ -11,11 +11,12 @@ Only an installed pybox keeps plans, and only for itself: its build is among wha
 from __future__ import annotations
 
 import marshal
-import os
+import posix as os
 import sys
 from zlib import crc32
 
 from pybox import build, native
+from pybox.paths import encode, kind, make_dirs
 from pybox.ready import Ready
 from pybox.record import Record
 
@@ -60,7 +61,7 @@ class Kept(Record):
         """Return the plan, if all is as it was when it was made."""
         if self.facts != _plain(facts) or _target(self.link) != self.target:
             return None
-        if any(_mode(source) != mode for source, mode in self.sources):
+        if any(kind(source) != mode for source, mode in self.sources):
             return None
         prepare = tuple(_class(module, name)(*values) for module, name, values in self.steps)
         fields: dict[str, Any] = dict(zip(_FIELDS, self.rest, strict=True))
@@ -90,7 +91,7 @@ def conditions(dirs: Dirs, spec: Spec, facts: Facts) -> tuple[object, ...] | Non
         or spec.seccomp not in ("", "default", "unconfined")
     ):
         return None
-    sources = tuple((mount.source, _mode(mount.source)) for mount in spec.mounts if mount.source is not None)
+    sources = tuple((mount.source, kind(mount.source)) for mount in spec.mounts if mount.source is not None)
     return _plain(facts), link, target, sources
 
 
@@ -127,7 +128,7 @@ def _names(here: tuple[str | int, ...], words: list[str]) -> Iterator[str]:
     """Yield the file names of the plans for the first word, the first two, and so on to all."""
     number = crc32(repr(here).encode())
     for word in words:
-        number = crc32(os.fsencode(word) + b"\0", number)
+        number = crc32(encode(word) + b"\0", number)
         yield f"{number:08x}"
 
 
@@ -154,7 +155,7 @@ def remember(dirs: Dirs, words: list[str], arguments: int | None, known: tuple[o
     path = f"{_folder(dirs)}/{name}"  # of two with one number the last is kept
     new = f"{path}.{os.getpid()}"
     try:
-        os.makedirs(_folder(dirs), 0o700, exist_ok=True)
+        make_dirs(_folder(dirs), 0o700)
         _make_room(_folder(dirs))
         fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
@@ -199,12 +200,5 @@ def _class(module: str, name: str) -> type[Record]:
 def _target(link: str) -> str | None:
     try:
         return os.readlink(link)
-    except OSError:
-        return None
-
-
-def _mode(path: str) -> int | None:
-    try:
-        return os.stat(path).st_mode & 0o170000
     except OSError:
         return None

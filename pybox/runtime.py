@@ -5,7 +5,7 @@ Everything else in pybox is a word in this story. plan.py has the table of conte
 
 from __future__ import annotations
 
-import os
+import posix as os
 from _thread import allocate_lock
 from time import time
 

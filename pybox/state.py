@@ -17,11 +17,12 @@ how it ended, outlives that in the store (kept.py); so do the names:
 
 from __future__ import annotations
 
-import os
+import posix as os
 
 from pybox import fastjson
 from pybox.dirs import Dirs, ensure
 from pybox.errors import SpecError, StateError
+from pybox.paths import exists, is_dir
 from pybox.record import Record
 from pybox.undo import undo
 
@@ -124,7 +125,7 @@ def claim_again(dirs: Dirs, identity: str) -> Claim:
         except FileExistsError:
             pass
         fd = take(path)
-        if fd is not None and os.path.exists(f"{path}/journal"):
+        if fd is not None and exists(f"{path}/journal"):
             try:
                 burial.bury(dirs, identity)
             finally:
@@ -143,7 +144,7 @@ def claim_dead(dirs: Dirs, identity: str) -> int | None:
     path = f"{dirs.state}/{identity}"
     for _ in range(_TRIES):
         fd = take(path)
-        if fd is not None or not os.path.isdir(path):
+        if fd is not None or not is_dir(path):
             return fd
         sleep(0.002)
     raise StateError(f"container {identity} is busy with another command", "try again in a moment")
@@ -197,7 +198,7 @@ def free_if_left(dirs: Dirs, name: str) -> str:
     try:
         _lock(fd, wait=True)
         taken = os.readlink(f"{dirs.store}/names/{name}")
-        if os.path.isdir(f"{dirs.state}/{taken}") or os.path.isdir(f"{dirs.store}/containers/{taken}"):
+        if is_dir(f"{dirs.state}/{taken}") or is_dir(f"{dirs.store}/containers/{taken}"):
             return taken
         undo("unlink", f"{dirs.store}/names/{name}")
     except FileNotFoundError:
@@ -306,11 +307,11 @@ def sweep(dirs: Dirs) -> list[str]:
                 os.close(fd)
     kept = _kept(dirs)  # after the burials, which remove some
     for identity in uppers:
-        if is_id(identity) and identity not in kept and not os.path.isdir(f"{dirs.state}/{identity}"):
+        if is_id(identity) and identity not in kept and not is_dir(f"{dirs.state}/{identity}"):
             undo("tree", f"{dirs.uppers}/{identity}")  # the machine was rebooted: /run is empty, the disk is not
             done.append(f"removed the writable layer of {identity}")
     for name, identity in names(dirs):
-        if identity not in kept and not os.path.isdir(f"{dirs.state}/{identity}") and not free_if_left(dirs, name):
+        if identity not in kept and not is_dir(f"{dirs.state}/{identity}") and not free_if_left(dirs, name):
             done.append(f"freed the name {name}")
     return done
 

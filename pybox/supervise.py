@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import posix as os
 from _struct import Struct
 from select import POLLERR, POLLHUP, POLLIN, POLLOUT, poll
 from time import monotonic

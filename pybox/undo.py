@@ -5,9 +5,10 @@ Each verb is safe to repeat and safe to run for an effect that never happened: t
 
 from __future__ import annotations
 
-import os
+import posix as os
 
 from pybox.host import read
+from pybox.paths import exists, is_dir
 
 
 def undo(verb: str, path: str) -> None:
@@ -36,7 +37,7 @@ def remove_group(path: str) -> None:
         kill_group(path)
         try:
             for name in os.listdir(path):
-                if os.path.isdir(f"{path}/{name}"):
+                if is_dir(f"{path}/{name}"):
                     remove_group(f"{path}/{name}")
             os.rmdir(path)
             return
@@ -193,7 +194,7 @@ def remove_interface(path: str) -> None:
     by hand would wait 20 ms for a grace period of RCU. So that is done only where another container is in there, too.
     """
     folder, _, position = path.rpartition("/link/")
-    if not os.path.exists(f"{folder}/shared"):
+    if not exists(f"{folder}/shared"):
         return
     from pybox.network import rtnl
     from pybox.network.pool import link_name

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from pybox import entering, listing, live, native, text
-from pybox.cli.foreground import Forwarder
+from pybox.cli.forwarding import Forwarder
 from pybox.cli.options import Option, Parsed, parse
 from pybox.dirs import Dirs
 from pybox.entering import Visit

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 
 from pybox import fastjson, plans, state, text
-from pybox.cli.foreground import Forwarder, launch, tell
+from pybox.cli.foreground import launch, tell
+from pybox.cli.forwarding import Forwarder
 from pybox.cli.options import RUN, Parsed, parse
 from pybox.dirs import Dirs
 from pybox.errors import ImageNotFound, PyboxError, SpecError

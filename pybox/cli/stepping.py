@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import os
 
-from pybox.cli.foreground import Forwarder, sweep, tell
+from pybox.cli.foreground import sweep, tell
+from pybox.cli.forwarding import Forwarder
 from pybox.cli.options import Parsed
 from pybox.cli.run import BACKGROUND, open_output, options_of, spec_of
 from pybox.cli.table import visible

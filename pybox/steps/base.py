@@ -6,7 +6,7 @@ that the journal can be written first. ``inside`` steps are lowered to rows and 
 
 from __future__ import annotations
 
-import os
+import posix as os
 
 from pybox.native import named
 from pybox.record import Record

@@ -5,11 +5,12 @@ There are few, by design: what lives in the container's own namespaces dies with
 
 from __future__ import annotations
 
-import os
+import posix as os
 
 from pybox import native
 from pybox.errors import LimitError, PyboxError
 from pybox.host import SELF_GROUP, read
+from pybox.paths import environment, is_dir, is_file, make_dirs
 from pybox.steps.base import Desk, HostStep
 
 TYPE_CHECKING = False
@@ -41,7 +42,7 @@ class ClaimState(HostStep):
         """Nothing left to do: the journal, which lists this step, is in it already."""
 
     def check(self, seen: Seen) -> bool:
-        return os.path.isfile(f"{seen.named(self.path)}/journal")
+        return is_file(f"{seen.named(self.path)}/journal")
 
 
 class MakeUpper(HostStep):
@@ -74,7 +75,7 @@ class MakeUpper(HostStep):
             os.chown(top, self.owner, self.owner)
 
     def check(self, seen: Seen) -> bool:
-        return os.path.isdir(seen.named(self.path))
+        return is_dir(seen.named(self.path))
 
 
 class EnableControllers(HostStep):
@@ -106,7 +107,7 @@ class EnableControllers(HostStep):
                 raise
 
     def _enable(self) -> None:
-        os.makedirs(self.group, 0o755, exist_ok=True)
+        make_dirs(self.group, 0o755)
         path = f"{self.group}/cgroup.subtree_control"
         missing = [name for name in self.controllers if name not in read(path).split()]
         if not missing:
@@ -138,7 +139,7 @@ class EnableControllers(HostStep):
                 "run only pybox in a scope of its own: systemd-run --user --scope -p Delegate=yes pybox ...",
             )
         if own in read(f"{self.group}/cgroup.procs").split():
-            os.makedirs(f"{self.group}/{SELF_GROUP}", 0o755, exist_ok=True)
+            make_dirs(f"{self.group}/{SELF_GROUP}", 0o755)
             _write(f"{self.group}/{SELF_GROUP}/cgroup.procs", own)
 
     def check(self, seen: Seen) -> bool:
@@ -176,7 +177,7 @@ class MakeGroup(HostStep):
             desk.fds["cgroup.kill"] = os.open(f"{path}/cgroup.kill", os.O_WRONLY | os.O_CLOEXEC)
 
     def check(self, seen: Seen) -> bool:
-        return os.path.isdir(seen.named(self.path))
+        return is_dir(seen.named(self.path))
 
 
 class SetLimit(HostStep):
@@ -265,7 +266,7 @@ class MakeUserNamespace(HostStep):
             for program, ranges in (("newuidmap", self.uids), ("newgidmap", self.gids)):
                 words = [str(number) for entry in ranges for number in entry]
                 code = os.waitstatus_to_exitcode(
-                    os.waitpid(os.posix_spawnp(program, [program, str(pid), *words], os.environ), 0)[1]
+                    os.waitpid(os.posix_spawnp(program, [program, str(pid), *words], environment()), 0)[1]
                 )
                 if code:
                     raise PyboxError(f"{program} failed with status {code}", "check /etc/subuid and /etc/subgid: subuid(5)")

@@ -6,6 +6,7 @@ The moments are enumerated: the doomed process kills itself at its n-th call of 
 from __future__ import annotations
 
 import os
+import posix
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -49,8 +50,9 @@ def doomed(moment: int, act: Callable[[], object]) -> bool:
             real_kill, real_open = os.kill, os.open
             for name in EFFECTS:
                 setattr(os, name, fatal(getattr(os, name)))
-            os.kill = real_kill
-            os.open = lambda path, flags, *rest, **more: (  # type: ignore[assignment]
+                setattr(posix, name, getattr(os, name))
+            os.kill = posix.kill = real_kill
+            os.open = posix.open = lambda path, flags, *rest, **more: (  # type: ignore[assignment]
                 fatal(real_open) if flags & os.O_CREAT else real_open
             )(path, flags, *rest, **more)
             act()

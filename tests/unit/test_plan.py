@@ -5,6 +5,7 @@ from __future__ import annotations
 import builtins
 import inspect
 import os
+import posix
 import struct
 
 import pytest
@@ -157,6 +158,7 @@ def test_the_same_inputs_give_the_same_plan_and_nothing_is_touched(given: Inputs
             "urandom",
         ):
             patched.setattr(os, name, touched)
+            patched.setattr(posix, name, touched)
         patched.setattr(builtins, "open", touched)
         patched.setattr(native, "lib", _Constants(native.lib))
         second = make(given)

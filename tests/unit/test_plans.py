@@ -113,7 +113,7 @@ def test_other_words_another_place_or_another_build_are_another_plan(here: Dirs,
         patch.setattr(build, "ID", "two")
         assert again(here) is None
     with monkeypatch.context() as patch:
-        patch.setattr(os, "geteuid", lambda: 4711)
+        patch.setattr(plans.os, "geteuid", lambda: 4711)
         assert again(here) is None
     with monkeypatch.context() as patch:
         patch.chdir("data")

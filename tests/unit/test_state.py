@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import posix
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -360,7 +361,7 @@ def test_gc_says_what_it_did(dirs: Dirs, capsys: pytest.CaptureFixture[str]) -> 
 
 
 def test_a_state_directory_of_a_stranger_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "geteuid", lambda: os.stat(tmp_path).st_uid + 1)
+    monkeypatch.setattr(posix, "geteuid", lambda: os.stat(tmp_path).st_uid + 1)
     with pytest.raises(PyboxError, match=rf"^{tmp_path}: owned by uid \d+$"):
         ensure(str(tmp_path))
 
@@ -421,7 +422,7 @@ def test_a_name_left_over_is_taken_over_by_one_only(dirs: Dirs, monkeypatch: pyt
             rival.join(0.3)  # who waits for a lock that we hold comes later
         unlink(path, **kwargs)
 
-    monkeypatch.setattr(os, "unlink", after_a_rival)
+    monkeypatch.setattr(state.os, "unlink", after_a_rival)
     attempt()
     rival.join()
     monkeypatch.undo()
@@ -441,7 +442,7 @@ def test_a_name_freed_while_it_is_looked_at_is_taken(dirs: Dirs, monkeypatch: py
             state.release(holder)
         return readlink(path, **kwargs)
 
-    monkeypatch.setattr(os, "readlink", first_freed)
+    monkeypatch.setattr(state.os, "readlink", first_freed)
     claims = []
     monkeypatch.setattr(state, "Claim", lambda *fields: claims.append(state_claim(*fields)) or claims[-1])
     try:
