@@ -17,7 +17,7 @@ from pybox import dirs
 INSTALLED = "import pybox.build, sys; pybox.build.ID = 'of this test'; from pybox.cli.main import {}"
 AGAIN = f"""{INSTALLED.format("main, os")}
 def left(status, leave=os._exit):
-    open(os.environ["LOADED"], "w").write(" ".join(sys.modules))
+    open(os.environ[b"LOADED"], "w").write(" ".join(sys.modules))
     leave(status)
 os._exit = left
 main()"""
