@@ -2,12 +2,14 @@
 
 The jobs are taken from their iterable as they are admitted and results are handed on as they come, so a million jobs of a
 generator need the memory of those that run. A thread costs little here: while a job is launched or runs, its thread holds no GIL.
+But threads that launch get in each other's way, in the kernel: so there are two for each CPU, and more only where jobs take longer
+than their launch, which is when more at once get more done.
 """
 
 from __future__ import annotations
 
 import os
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from threading import Lock, Thread
 
 from pybox.api import shared
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     from pybox.native import Child
 
 
+_PATIENCE = 0.01  # seconds without a result, or that a job takes, from which on more threads are worth having
 _WINDOW = 10_000  # with order, how far the others may run ahead of the slowest: their results wait in memory
 
 
@@ -36,6 +39,8 @@ class Crew:
         self.results: SimpleQueue[tuple[int, Job, Need, Result | BaseException]] = SimpleQueue()
         self._jobs: SimpleQueue[tuple[int, Job, Need, int] | None] = SimpleQueue()
         self.size = size
+        self._launchers = parallelism("auto")
+        self._pace = 0.0  # seconds that jobs take, the newest counting most
         self._threads: list[Thread] = []
         self._running: dict[int, int] = {}  # job's index -> pidfd of its container
         self._lock = Lock()
@@ -43,17 +48,36 @@ class Crew:
 
     def give(self, index: int, job: Job, need: Need, retries: int) -> None:
         """Have a job run."""
-        if len(self._threads) < self.size:
-            self._threads.append(Thread(target=self._work, name=f"pybox-job-{len(self._threads)}", daemon=True))
-            self._threads[-1].start()
         self._jobs.put((index, job, need, retries))
+        if len(self._threads) < self._launchers:
+            self._grow(1)
+
+    def take(self) -> tuple[int, Job, Need, Result | BaseException]:
+        """Return the next outcome."""
+        while not self._jobs.empty() and len(self._threads) < self.size:
+            try:
+                found = self.results.get(timeout=_PATIENCE)
+            except Empty:
+                self._grow(len(self._threads))
+                continue
+            if isinstance(found[3], Result):
+                self._pace += (found[3].wall - self._pace) / 8
+            if self._pace > _PATIENCE:
+                self._grow(1)
+            return found
+        return self.results.get()
+
+    def _grow(self, more: int) -> None:
+        for number in range(len(self._threads), min(self.size, len(self._threads) + more)):
+            self._threads.append(Thread(target=self._work, name=f"pybox-job-{number}", daemon=True))
+            self._threads[-1].start()
 
     def _work(self) -> None:
         while (order := self._jobs.get()) is not None:
             index, job, need, retries = order
             outcome: Result | BaseException
             try:
-                outcome = self._run(index, job, retries)
+                outcome = _never_begun(index, job) if self.over else self._run(index, job, retries)
             except BaseException as error:  # nothing may be lost on the way to who waits for it
                 outcome = error
             self.results.put((index, job, need, outcome))
@@ -113,6 +137,11 @@ class Crew:
             self._jobs.put(None)
         for thread in self._threads:
             thread.join()
+
+
+def _never_begun(index: int, job: Job) -> Result:
+    why = "given up before it began"
+    return Result("", job.image, job.args, "cancelled", 125, error=why, index=index, name=job.name, attempts=0)
 
 
 def parallelism(parallel: int | Literal["auto"]) -> int:
@@ -212,7 +241,7 @@ def run_numbered(
 
 
 def _next(crew: Crew, ledger: Ledger | None, busy: set[int]) -> tuple[Result, Need]:
-    index, job, need, outcome = crew.results.get()
+    index, job, need, outcome = crew.take()
     busy.discard(index)
     if isinstance(outcome, BaseException):
         raise outcome

@@ -13,7 +13,9 @@ import pytest
 from harness import children, eventually
 
 import pybox
-from pybox import Job, dirs, listing, native, run_many, state
+from pybox import Job, Result, dirs, listing, native, run_many, state
+from pybox.jobs.budget import Need
+from pybox.jobs.many import Crew
 
 
 def echo(number: int, **options: object) -> Job:
@@ -48,6 +50,21 @@ def test_what_runs_at_once_never_promises_more_than_there_is(tmp_path: Path) -> 
         running += 1 if line == "+" else -1
         most = max(most, running)
     assert most == 2
+
+
+def test_as_many_as_was_said_run_at_once(tmp_path: Path) -> None:
+    script = "touch /t/$1; until [ $(ls /t | wc -l) -eq 20 ]; do sleep 0.02; done"  # nobody ends before all are there
+    jobs = (Job("busybox", ["sh", "-c", script, "sh", str(n)], mounts={str(tmp_path): "/t"}, timeout=30) for n in range(20))
+    assert all(result.ok for result in run_many(jobs, parallel=20))
+
+
+def test_who_is_given_up_before_it_began_never_begins() -> None:
+    crew = Crew(8)
+    crew.cancel()
+    crew.give(3, echo(3), Need(), 0)
+    _, _, _, result = crew.take()
+    crew.dismiss()
+    assert isinstance(result, Result) and (result.reason, result.index, result.attempts) == ("cancelled", 3, 0)
 
 
 def test_a_job_that_can_never_fit_fails_at_once() -> None:
