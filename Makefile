@@ -13,7 +13,7 @@ export VENV
 # A caller's wish for no .pyc files would make every start compile the whole program; PYTHONPATH could bring in another pybox.
 unexport PYTHONDONTWRITEBYTECODE PYTHONPATH PYTHONHOME
 
-.PHONY: help dev demo images test test-system test-v2 unit check format bench bench-pull bench-living install uninstall clean
+.PHONY: help dev demo images test test-system test-v2 unit check format bench bench-pull bench-living bench-jobs bench-executor install uninstall clean
 
 help: ## this list
 	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 14
@@ -98,6 +98,11 @@ bench-jobs: $(BIN)/pip packages-build packages-bench ## measure run_many against
 	rm -rf build/bench
 	@$(MAKE) --no-print-directory install PREFIX=$(CURDIR)/build/bench
 	$(PYTHON) bench/jobs.py --prefix build/bench $(BENCH)
+
+bench-executor: $(BIN)/pip packages-build packages-bench ## measure calls of pybox.Executor against those of a ProcessPoolExecutor
+	rm -rf build/bench
+	@$(MAKE) --no-print-directory install PREFIX=$(CURDIR)/build/bench
+	$(PYTHON) bench/executor.py --prefix build/bench $(BENCH)
 
 # --- install -----------------------------------------------------------------------------------------------------------------
 
