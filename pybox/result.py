@@ -89,6 +89,8 @@ def verdict(status: int, timed_out: bool, oom_kills: int) -> tuple[Reason, int, 
 class JobError(PyboxError):
     """A command ended with something else than 0; ``result`` says with what. What subprocess calls CalledProcessError."""
 
+    code = "E-JOB"
+
     def __init__(self, result: Result) -> None:
         how = {
             "exit": f"exit status {result.exit_code}",

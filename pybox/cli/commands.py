@@ -121,6 +121,14 @@ COMMANDS = (
         "doctor",
         "doctor",
     ),
+    Command(
+        "why",
+        LOOK,
+        "why [--format json|text] [CODE]",
+        "what an error code means, and which of its causes this host has",
+        "why",
+        "why",
+    ),
     Command("version", LOOK, "version", "print the version", "main", "version"),
     Command(
         "layers",

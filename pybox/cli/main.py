@@ -23,7 +23,9 @@ def main() -> NoReturn:
     try:
         status = dispatch(sys.argv[1:])
     except PyboxError as error:
-        status = complain(error)
+        from pybox.cli.why import complain_in_json, wants_json  # only who fails pays for it
+
+        status = complain_in_json(error) if wants_json(sys.argv[1:]) else complain(error)
     except KeyboardInterrupt:
         status = 130
     except BrokenPipeError:  # the reader of our output has gone: nothing to tell it any more
@@ -31,7 +33,9 @@ def main() -> NoReturn:
     except OSError as error:
         # what the host refused outside of any step: no room for the state directory, a store that belongs to another
         place = f"{error.filename}: " if error.filename else ""
-        status = complain(PyboxError(f"{place}{error.strerror}"))
+        refused = PyboxError(f"{place}{error.strerror}", "`pybox why E-HOST` looks for the cause")
+        refused.code = "E-HOST"
+        status = complain(refused)
     try:
         if sys.stdout is not None:  # Python's way to say that fd 1 was closed when it started
             sys.stdout.flush()
@@ -51,7 +55,9 @@ def _open_standard_fds() -> None:
 
 def complain(error: PyboxError) -> int:
     """Show a failure, once; returns its exit status."""
-    text = f"pybox: error: {error.message}\n"
+    from pybox.codes import tells_more
+
+    text = f"pybox: error: {error.message}{f' [{error.code}]' if tells_more(error.code) else ''}\n"
     if error.hint:
         text += f"pybox: hint: {error.hint}\n"
     os.write(2, text.encode("utf-8", "backslashreplace"))
@@ -89,7 +95,9 @@ def dispatch(words: list[str]) -> int:
     from difflib import get_close_matches
 
     near = get_close_matches(words[0], [command.name for command in COMMANDS], 1, 0.5)
-    raise PyboxError(f"no such command: {words[0]}", f"did you mean `pybox {near[0]}`?" if near else "`pybox help` lists them")
+    error = PyboxError(f"no such command: {words[0]}", f"did you mean `pybox {near[0]}`?" if near else "`pybox help` lists them")
+    error.code = "E-USAGE"
+    raise error
 
 
 def _wants_help(command: Command, words: list[str]) -> bool:

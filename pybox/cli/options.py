@@ -189,4 +189,6 @@ def unknown(name: str, known: dict[str, Option]) -> SpecError:
     from difflib import get_close_matches
 
     near = get_close_matches(name, known, 1, 0.6)
-    return SpecError(name, "", "unknown option", f"did you mean {near[0]}?" if near else "`--help` lists them")
+    error = SpecError(name, "", "unknown option", f"did you mean {near[0]}?" if near else "`--help` lists them")
+    error.code = "E-USAGE"
+    return error

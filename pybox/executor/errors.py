@@ -12,9 +12,13 @@ if TYPE_CHECKING:
 class WorkerFailed(PyboxError):
     """No worker can be had: its Python, its preloads or its start refuse."""
 
+    code = "E-WORKER"
+
 
 class WorkerDied(PyboxError):
     """The worker ended during the call: a crash, ``os._exit``, a kill. ``result`` is how its container ended and what it cost."""
+
+    code = "E-WORKER-DIED"
 
     def __init__(self, message: str, result: Result) -> None:
         super().__init__(message)
@@ -25,13 +29,19 @@ class WorkerDied(PyboxError):
 class CallTimeout(WorkerDied):
     """The call took longer than the Executor's ``timeout``. No TimeoutError: that is what ``future.result(timeout=...)`` raises."""
 
+    code = "E-WORKER-TIMEOUT"
+
 
 class OutOfMemory(WorkerDied):
     """The kernel killed the worker at its memory limit."""
 
+    code = "E-WORKER-OOM"
+
 
 class RemoteError(PyboxError):
     """An exception that came back as text only: it can't be pickled, or ``results="json"`` forbids it. ``type_name`` says of which type."""
+
+    code = "E-WORKER-REMOTE"
 
     def __init__(self, type_name: str, message: str) -> None:
         super().__init__(f"{type_name}: {message}" if message else type_name)

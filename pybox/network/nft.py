@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 class NftError(PyboxError):
     """nftables refused a script; nothing of it was done. ``said`` is its first line."""
 
+    code = "E-NFT"
+
     def __init__(self, said: str) -> None:
         self.said = said
         super().__init__(f"nftables: {said}", "is it switched on in this kernel? `nft list ruleset`")

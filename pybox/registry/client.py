@@ -33,6 +33,8 @@ _MOST = config.JSON_MAX
 class Refused(ImageError):
     """The registry answered, and the answer is no. ``status`` is the HTTP one."""
 
+    code = "E-REGISTRY-REFUSED"
+
     status = 0
 
 

@@ -59,6 +59,8 @@ class _Deaf(TimeoutError):
 class Unreachable(ImageError):
     """A server can't be talked to."""
 
+    code = "E-REGISTRY"
+
 
 class Answer:
     """A response: its status, its headers, and its body as a source. ``close`` it; one read to its end is closed already."""

@@ -269,7 +269,9 @@ class MakeUserNamespace(HostStep):
                     os.waitpid(os.posix_spawnp(program, [program, str(pid), *words], environment()), 0)[1]
                 )
                 if code:
-                    raise PyboxError(f"{program} failed with status {code}", "check /etc/subuid and /etc/subgid: subuid(5)")
+                    refused = PyboxError(f"{program} failed with status {code}", "check /etc/subuid and /etc/subgid: subuid(5)")
+                    refused.code = "E-SUBUID"
+                    raise refused
             return
         if os.geteuid() != 0:
             _write(f"/proc/{pid}/setgroups", "deny")  # else dropping a group could grant access (CVE-2014-8989)

@@ -12,17 +12,19 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from pybox import failures
+from pybox import codes, probes
+from pybox.codes import CODES, EXEC, STEPS, Cause
 from pybox.dirs import Dirs
 from pybox.errors import PyboxError
-from pybox.failures import CAUSES, ExecError, ProgramNotFound, StepFailed, elf_loader, exec_cause, launch_error
+from pybox.failures import ExecError, ProgramNotFound, StepFailed, elf_loader, exec_cause, launch_error
 from pybox.host import Cgroups, Facts
 from pybox.image.model import Image
 from pybox.kernel.inputs import Inputs
 from pybox.native import Evidence, Failure
 from pybox.spec import Spec
 from pybox.steps.base import Step
-from pybox.steps.mounts import MountKernelFs, MountOverlay, OpenSource, PivotRoot
+from pybox.steps.hostside import MakeGroup, MakeUpper
+from pybox.steps.mounts import MapLayer, MountKernelFs, MountOverlay, OpenSource, PivotRoot
 from pybox.steps.network import MakeNetwork
 from pybox.steps.places import EnterWorkdir, OpenTarget, RealDirectory
 from pybox.steps.process import CheckLeash, Clone, Exec
@@ -129,6 +131,8 @@ def test_a_failed_exec_is_given_its_cause(cause: str) -> None:
     number, evidence, code, message = CASES[cause]
     error = exec_cause("prog", "/bin/prog", number, evidence, "x86_64")
     assert (error.cause, error.exit_code, error.message) == (cause, code, message)
+    assert (error.code, error.errno, error.causes) == (f"E-EXEC-{cause.upper()}", number, (message.partition(": ")[2],))
+    assert error.fix == error.hint and "{" not in (error.hint or "")
     assert isinstance(error, ProgramNotFound) is (code == 127)
 
 
@@ -137,7 +141,7 @@ def test_every_cause_that_is_named_in_the_source_is_tried() -> None:
     import re
 
     named = set(re.findall(r'(?:ExecError|ProgramNotFound)\(\s*\w+, "([a-z-]+)"', inspect.getsource(exec_cause)))
-    assert named == set(CASES)
+    assert named == set(CASES) == {cause.name for code in EXEC for cause in code.causes}
 
 
 def test_a_path_is_not_said_to_be_sought_in_path() -> None:
@@ -176,11 +180,11 @@ def test_no_file_of_an_image_can_confuse_the_explanation(head: bytes) -> None:
         assert error.cause in CASES and error.exit_code in (126, 127) and error.message.startswith("cannot execute /p: ")
 
 
-def inputs(userns: bool = False, capabilities: int = (1 << 41) - 1, store: str = "/s") -> Inputs:
+def inputs(userns: bool = False, capabilities: int = (1 << 41) - 1, store: str = "/s", root: bool = True) -> Inputs:
     """Return what a run was planned from."""
     facts = Facts(
         uid=0,
-        root=True,
+        root=root,
         gid=0,
         machine="x86_64",
         release="6.6.0",
@@ -196,68 +200,84 @@ def inputs(userns: bool = False, capabilities: int = (1 << 41) - 1, store: str =
 
 def reads(monkeypatch: pytest.MonkeyPatch, **files: str) -> None:
     """Let the causes see these files, by their last name, and no others."""
-    monkeypatch.setattr(failures, "read", lambda path, default="": files.get(path.rsplit("/", 1)[-1], default))
+    for module in (codes, probes):
+        monkeypatch.setattr(module, "read", lambda path, default="": files.get(path.rsplit("/", 1)[-1], default))
 
 
-OVERLAY = "30 20 0:30 / / rw - overlay overlay rw\n31 30 0:31 / /disk rw - ext4 /dev/x rw\n"
+OVERLAY = "29 1 0:29 / / rw - ext4 /dev/x rw\n30 20 0:30 / /s rw - overlay overlay rw\n31 30 0:31 / /disk rw - ext4 /dev/x rw\n"
+BELOW_A_CHROOT = "31 30 0:31 / /proc rw - proc proc rw\n"
 SECCOMP = {"status": "Name:\tpython3\nSeccomp:\t2\n"}
-# (sentence begins with, step, inputs and files where it is so, inputs and files where it is not; None: it is always so)
-ROWS = [
-    (
-        "unprivileged user namespaces",
-        Clone(()),
-        (inputs(), {"unprivileged_userns_clone": "0\n"}),
-        (inputs(), {"unprivileged_userns_clone": "1\n"}),
-    ),
-    (
-        "not disk space: no user",
-        Clone(()),
-        (inputs(), {"max_user_namespaces": "0\n"}),
-        (inputs(), {"max_user_namespaces": "9\n"}),
-    ),
-    ("not disk space: there are as many", MakeNetwork(), (inputs(), {}), None),
-    ("clone3 is filtered out", Clone(()), (inputs(), SECCOMP), (inputs(), {"status": "Seccomp:\t0\n"})),
-    ("it was there when", OpenSource("/nowhere/x", "s"), (inputs(), {}), None),
-    (
-        "overlayfs refuses",
-        MountOverlay((), "u", "w"),
-        (inputs(), {"mountinfo": OVERLAY}),
-        (inputs(store="/disk/s"), {"mountinfo": OVERLAY}),
-    ),
-    ("proc or sysfs of the outside", MountKernelFs("proc", "/proc"), (inputs(userns=True), {}), (inputs(), {})),
-    ("not disk space: the mount", MountOverlay((), "u", "w"), (inputs(), {}), None),
-    ("raising a hard limit", SetRlimit("nofile", 1, 2), (inputs(capabilities=0), {}), (inputs(), {})),
-    ("the working directory", EnterWorkdir("s", "/x"), (inputs(), {}), None),
-    ("pybox itself was killed", CheckLeash(), (inputs(), {}), None),
-    ("the image has a symlink", RealDirectory("/proc"), (inputs(), {}), None),
-    ("the image has a file", OpenTarget("/etc/x", "s"), (inputs(), {}), None),
-    ("a symlink of the image leads there", OpenTarget("/etc/x", "s"), (inputs(), {}), None),
-]
+FULL = {"cgroup": "5:pids:/a\n", "pids.max": "9\n", "pids.current": "9\n"}
+Here = tuple[Inputs, dict[str, str]]
+# (code, cause, step, inputs and files where it is so, inputs and files where it is not; None: it is always so)
+ROWS: list[tuple[str, str, Step, Here, Here | None]] = [
+    ("E-CLONE3-EPERM", "userns-off", Clone(()), (inputs(), {"unprivileged_userns_clone": "0\n"}), (inputs(), {"unprivileged_userns_clone": "1\n"})),
+    ("E-CLONE3-EPERM", "apparmor", Clone(()), (inputs(root=False), {"apparmor_restrict_unprivileged_userns": "1\n"}), (inputs(), {"apparmor_restrict_unprivileged_userns": "1\n"})),
+    ("E-CLONE3-EPERM", "chroot", Clone(()), (inputs(), {"mountinfo": BELOW_A_CHROOT}), (inputs(), {"mountinfo": OVERLAY})),
+    ("E-CLONE3-EACCES", "apparmor", Clone(()), (inputs(root=False), {"apparmor_restrict_unprivileged_userns": "1\n"}), (inputs(root=False), {})),
+    ("E-CLONE3-ENOSPC", "no-userns", Clone(()), (inputs(), {"max_user_namespaces": "0\n"}), (inputs(), {"max_user_namespaces": "9\n"})),
+    ("E-CLONE3-ENOSPC", "none-of-a-kind", Clone(()), (inputs(), {"max_net_namespaces": "0\n"}), (inputs(), {"max_net_namespaces": "9\n"})),
+    ("E-CLONE3-ENOSYS", "outer-filter", Clone(()), (inputs(), SECCOMP), (inputs(), {"status": "Seccomp:\t0\n"})),
+    ("E-CLONE3-EAGAIN", "pids-of-the-group", Clone(()), (inputs(), FULL), (inputs(), {**FULL, "pids.current": "8\n"})),
+    ("E-UNSHARE-ENOSPC", "net-namespaces", MakeNetwork(), (inputs(), {}), None),
+    ("E-OPENAT2-ELOOP", "symlink-in-image", RealDirectory("/proc"), (inputs(), {}), None),
+    ("E-OPENAT2-ENOTDIR", "file-in-image", OpenTarget("/etc/x", "s"), (inputs(), {}), None),
+    ("E-OPENAT2-EXDEV", "to-the-kernels", OpenTarget("/etc/x", "s"), (inputs(), {}), None),
+    ("E-OPEN_TREE-ENOENT", "gone", OpenSource("/nowhere/x", "s"), (inputs(), {}), None),
+    ("E-MOUNT-EINVAL", "store-file-system", MountOverlay((), "u", "w"), (inputs(), {"mountinfo": OVERLAY}), (inputs(store="/disk/s"), {"mountinfo": OVERLAY})),
+    ("E-MOUNT-ENODEV", "no-overlay", MountOverlay((), "u", "w"), (inputs(), {"filesystems": "nodev\tproc\n"}), (inputs(), {"filesystems": "nodev\toverlay\n"})),
+    ("E-MOUNT-EPERM", "proc-hidden", MountKernelFs("proc", "/proc"), (inputs(userns=True), {}), (inputs(), {})),
+    ("E-MOUNT-EACCES", "apparmor", MountKernelFs("proc", "/proc"), (inputs(root=False), {"apparmor_restrict_unprivileged_userns": "1\n"}), (inputs(root=False), {})),
+    ("E-MOUNT-ENOSPC", "mount-max", MountOverlay((), "u", "w"), (inputs(), {}), None),
+    ("E-MOUNT_SETATTR-EINVAL", "no-idmap", MapLayer("l", "t"), (inputs(userns=True), {"mountinfo": OVERLAY}), (inputs(store="/disk/s"), {"mountinfo": OVERLAY})),
+    ("E-MKDIR-EROFS", "cgroup-read-only", MakeGroup("/sys/fs/cgroup/x", "s"), (inputs(store="/read-only"), {}), (inputs(), {})),
+    ("E-MKDIR-EROFS", "store-read-only", MakeUpper("/read-only/x"), (inputs(store="/read-only"), {}), (inputs(), {})),
+    ("E-PRLIMIT64-EPERM", "hard-limit", SetRlimit("nofile", 1, 2), (inputs(capabilities=0), {}), (inputs(), {})),
+    ("E-FCHDIR-EXDEV", "outside", EnterWorkdir("s", "/x"), (inputs(), {}), None),
+    ("E-POLL-EOWNERDEAD", "owner", CheckLeash(), (inputs(), {}), None),
+]  # fmt: skip
 
 
-@pytest.mark.parametrize("row", ROWS, ids=lambda row: row[0])
+def cause_of(code: str, name: str) -> Cause:
+    """Return a cause from the table."""
+    (cause,) = [cause for cause in CODES[code].causes if cause.name == name]
+    return cause
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: f"{row[0]} {row[1]}")
 def test_a_cause_is_blamed_when_it_probes_true_and_only_then(
-    row: tuple[str, Step, tuple[Inputs, dict[str, str]], tuple[Inputs, dict[str, str]] | None], monkeypatch: pytest.MonkeyPatch
+    row: tuple[str, str, Step, Here, Here | None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    begins, step, (given, files), otherwise = row
-    (cause,) = [cause for cause in CAUSES if cause.sentence.startswith(begins)]
-    assert cause.call == step.call
-    failure = Failure(0, cause.errno, seen())
+    code, name, step, (given, files), otherwise = row
+    cause = cause_of(code, name)
+    assert code.startswith(f"E-{step.call.upper()}-")
+    number = getattr(errno, code.rpartition("-")[2])
+    failure = Failure(0, number, seen())
+    asked: list[Inputs] = [given]
+    monkeypatch.setattr(probes, "read_only", lambda path: asked[0].dirs.store == "/read-only")
     reads(monkeypatch, **files)
     error = launch_error(step, failure, given)
-    assert isinstance(error, StepFailed) and (error.cause, error.hint, error.errno) == (cause.sentence, cause.hint, cause.errno)
-    name = errno.errorcode[cause.errno]
-    assert error.message == f"{step.describe()}: {step.call}: {os.strerror(cause.errno)} [{name}]: {cause.sentence}"
+    assert isinstance(error, StepFailed)
+    assert (error.code, error.cause, error.causes, error.hint, error.fix, error.errno, error.step) == (
+        code, cause.sentence, (cause.sentence,), cause.hint, cause.hint, number, step,
+    )  # fmt: skip
+    assert error.message == f"{step.describe()}: {step.call}: {os.strerror(number)} [{errno.errorcode[number]}]: {cause.sentence}"
     if otherwise is not None:
+        asked[0] = otherwise[0]
         reads(monkeypatch, **otherwise[1])
         plain = launch_error(step, failure, otherwise[0])
-        assert isinstance(plain, StepFailed) and (plain.cause, plain.hint) == ("", None)
+        assert isinstance(plain, StepFailed) and (plain.causes, plain.hint, plain.code) == ((), None, code)
 
 
-def test_every_cause_has_a_row_above() -> None:
-    assert sorted(next(row[0] for row in ROWS if cause.sentence.startswith(row[0])) for cause in CAUSES) == sorted(
-        row[0] for row in ROWS
-    )
+def test_two_causes_that_are_both_so_are_both_blamed(monkeypatch: pytest.MonkeyPatch) -> None:
+    reads(monkeypatch, unprivileged_userns_clone="0\n", apparmor_restrict_unprivileged_userns="1\n")
+    error = launch_error(Clone(()), Failure(0, errno.EPERM, seen()), inputs(root=False))
+    assert len(error.causes) == 2 and all(cause in error.message for cause in error.causes)
+    assert error.hint is not None and error.hint.count("sysctl") == 2
+
+
+def test_every_cause_of_a_step_has_a_row_above() -> None:
+    assert sorted((code.name, cause.name) for code in STEPS for cause in code.causes) == sorted(row[:2] for row in ROWS)
 
 
 def test_a_source_that_is_still_there_is_not_said_to_be_gone(tmp_path: Path) -> None:

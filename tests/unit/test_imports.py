@@ -28,7 +28,7 @@ LAYERS = (
     "kernel",
     "plan",
     "planner",
-    "failures state supervise undo burial",
+    "probes codes failures state supervise undo burial",
     "health listing",
     "live watch contrast",
     "views",
@@ -61,7 +61,7 @@ AGAIN_IMPORTS = """
 
 # ... and what beside that when it has to be planned. A new name in either is paid by every start.
 RUN_IMPORTS = """
-    _json _posixsubprocess pybox.cli.commands pybox.cli.options pybox.cli.run pybox.failures pybox.image pybox.image.model
+    _json _posixsubprocess pybox.cli.commands pybox.cli.options pybox.cli.run pybox.image pybox.image.model
     pybox.image.reference pybox.image.store pybox.kernel pybox.kernel.cgroup pybox.kernel.command pybox.kernel.credentials
     pybox.kernel.inputs pybox.kernel.namespaces pybox.kernel.rootfs pybox.kernel.seccomp pybox.plan pybox.planner pybox.spec
     pybox.specjson pybox.steps.mounts pybox.steps.places pybox.steps.process pybox.steps.rights pybox.text pybox.units pybox.users

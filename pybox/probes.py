@@ -1,0 +1,143 @@
+"""Probes: questions to this host, cheap enough to be asked as an error is shown. Each only reads, and answers yes or no.
+
+What can only be found by trying is doctor's: a cause of codes.py names its item there.
+"""
+
+from __future__ import annotations
+
+import os
+
+from pybox.dirs import Dirs
+from pybox.host import read
+from pybox.record import Record
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_ROOTS_IMAGES = "/var/lib/pybox/images"
+
+
+class Case(Record):
+    """What a probe is asked about: pybox's directories, and the rights of the launch (`why`: of any launch of the caller's)."""
+
+    dirs: Dirs
+    root: bool
+    userns: bool  # the container has a user namespace of its own
+    capabilities: int
+
+
+def sysctl(path: str, value: str) -> Callable[[Case], bool]:
+    """Return the probe whether a setting has a value; one that this kernel does not have has none."""
+    return lambda case: read(f"/proc/sys/{path}").strip() == value
+
+
+def none_of_a_kind(case: Case) -> bool:
+    """Whether the namespaces of some kind, other than user, are forbidden; namespaces(7)."""
+    return any(sysctl(f"user/max_{kind}_namespaces", "0")(case) for kind in ("cgroup", "ipc", "mnt", "net", "pid", "uts"))
+
+
+def in_a_chroot(case: Case) -> bool:
+    """Whether our root is none of the mount namespace's: then no mount is on "/"."""
+    mounts = read("/proc/self/mountinfo").splitlines()
+    return bool(mounts) and not any(line.split(" ")[4] == "/" for line in mounts)
+
+
+def store_on(*kinds: str) -> Callable[[Case], bool]:
+    """Return the probe whether the store is on a file system of one of these kinds."""
+    return lambda case: file_system(case.dirs.store) in kinds
+
+
+def file_system(path: str) -> str:
+    """Return the kind of file system that a path is on, "" when it can't be told."""
+    best, kind = "", ""
+    for line in read("/proc/self/mountinfo").splitlines():
+        left, _, right = line.partition(" - ")
+        target = left.split(" ")[4]
+        if (path + "/").startswith(target.rstrip("/") + "/") and len(target) >= len(best):
+            best, kind = target, right.split(" ")[0]
+    return kind
+
+
+def group_is_full() -> bool:
+    """Whether a pids limit above us is reached: pids.current and pids.max of our own group and those above."""
+    for line in read("/proc/self/cgroup").splitlines():
+        _, controllers, path = line.split(":", 2)
+        if controllers and "pids" not in controllers.split(","):
+            continue
+        for top in ("/sys/fs/cgroup/pids",) if controllers else ("/sys/fs/cgroup", "/sys/fs/cgroup/unified"):
+            place = f"{top}{path}".rstrip("/")
+            while place.startswith(top):
+                most, now = read(f"{place}/pids.max").strip(), read(f"{place}/pids.current").strip()
+                if most.isdigit() and now.isdigit() and int(now) >= int(most):
+                    return True
+                place = os.path.dirname(place)
+    return False
+
+
+def _existing(path: str) -> str:
+    """Return the path, or the nearest one above it that is there."""
+    while not os.path.exists(path):
+        path = os.path.dirname(path)
+    return path
+
+
+def full(path: str) -> bool:
+    """Whether a path's file system has no block or no inode left for us."""
+    seen = os.statvfs(_existing(path))
+    return bool(seen.f_blocks and not seen.f_bavail) or bool(seen.f_files and not seen.f_favail)
+
+
+def read_only(path: str) -> bool:
+    """Whether a path is on a read-only mount."""
+    return bool(os.statvfs(_existing(path)).f_flag & os.ST_RDONLY)
+
+
+def closed(path: str) -> bool:
+    """Whether a directory, or the one where it would be made, may not be written by us."""
+    return not os.access(_existing(path), os.W_OK | os.X_OK)
+
+
+def no_images(case: Case) -> bool:
+    """Whether the store has no image at all."""
+    return not _images(case.dirs.images)
+
+
+def root_has_images(case: Case) -> bool:
+    """Whether we are a plain user, and there is a store of root's; into it we can't look."""
+    return not case.root and os.path.isdir(_ROOTS_IMAGES)
+
+
+def _images(folder: str) -> list[str]:
+    try:
+        return [name for name in os.listdir(folder) if name.endswith(".json")]
+    except OSError:
+        return []
+
+
+def no_route(case: Case) -> bool:
+    """Whether there is no default route, of IPv4 or IPv6; proc(5): the destination is all zeros, and not through lo."""
+    four = (line.split() for line in read("/proc/net/route").splitlines()[1:])
+    six = (line.split() for line in read("/proc/net/ipv6_route").splitlines())
+    return not (
+        any(fields[1] == "00000000" for fields in four)
+        or any(fields[0] == "0" * 32 and fields[1] == "00" and fields[-1] != "lo" for fields in six)
+    )
+
+
+def no_name_server(case: Case) -> bool:
+    """Whether resolv.conf(5) names no server."""
+    return not any(line.split()[:1] == ["nameserver"] for line in read("/etc/resolv.conf").splitlines())
+
+
+def no_nftables(case: Case) -> bool:
+    """Whether nobody answers for nftables: no netlink family, no module, or no right to it."""
+    if not case.root:
+        return True
+    from socket import AF_NETLINK, SOCK_RAW, socket
+
+    try:
+        socket(AF_NETLINK, SOCK_RAW, 12).close()  # NETLINK_NETFILTER
+    except OSError:
+        return True
+    return not case.capabilities >> 12 & 1  # CAP_NET_ADMIN
