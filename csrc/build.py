@@ -15,7 +15,7 @@ from cffi import FFI
 from setuptools.command.build_py import build_py
 
 HERE = Path(__file__).resolve().parent
-SOURCES = ("clone.c", "gate.c", "launch.c", "ops_fs.c", "ops_self.c", "ops_terminal.c", "parent.c", "spare.c")
+SOURCES = ("clone.c", "gate.c", "launch.c", "ops_fs.c", "ops_self.c", "ops_terminal.c", "parent.c", "spare.c", "words.c")
 PROGRAMS = {  # static, shipped beside the Python modules
     "pybox-init": ("init.c",),
     "pybox-monitor": ("monitor.c", "monitor_attach.c", "monitor_health.c", "monitor_log.c", "monitor_next.c"),

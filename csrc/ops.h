@@ -47,6 +47,9 @@ int do_seccomp(struct pb_walk *w, const struct pb_row *r);
 int do_init(struct pb_walk *w, const struct pb_row *r);
 int do_exec(struct pb_walk *w, const struct pb_row *r);
 
+/* words.c: after a failed mount, have the kernel say why; the words go into the report, errno stays. */
+void pb_hear_mount(struct pb_walk *w, const struct pb_row *r);
+
 static inline const char *text(const struct pb_walk *w, uint32_t offset)
 {
 	return offset ? w->blob + offset : NULL;

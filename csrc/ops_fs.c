@@ -67,7 +67,11 @@ int do_create(struct pb_walk *w, const struct pb_row *r)
 
 int do_mount(struct pb_walk *w, const struct pb_row *r)
 {
-	return mount(text(w, r->a), text(w, r->b), text(w, r->c), r->x, text(w, r->d));
+	int ret = mount(text(w, r->a), text(w, r->b), text(w, r->c), r->x, text(w, r->d));
+
+	if (ret < 0 && r->c && !(r->x & (MS_BIND | MS_REMOUNT)))
+		pb_hear_mount(w, r);
+	return ret;
 }
 
 int do_umount(struct pb_walk *w, const struct pb_row *r)

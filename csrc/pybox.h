@@ -75,7 +75,8 @@ struct pb_row {
 	uint64_t x, y, z;
 };
 
-/* What a failed exec looks like from where it failed: enough to name the cause (pybox/failures.py). */
+/* What a failed exec looks like from where it failed: enough to name the cause (pybox/failures.py). Of a failed mount, head has
+ * what the kernel said of it. */
 struct pb_probe {
 	int32_t stat_errno; /* 0: mode is valid */
 	int32_t open_errno; /* 0: head is valid */

@@ -15,19 +15,23 @@ from pybox.errors import PyboxError
 from pybox.kernel.inputs import Inputs
 from pybox.native import Evidence, Failure
 from pybox.probes import Case
+from pybox.shown import visible
 from pybox.steps.base import Step
 from pybox.steps.process import Exec
 
 
 class StepFailed(PyboxError):
-    """One step of the plan failed in the kernel: ``step``, ``errno``, and the ``causes`` that probed true."""
+    """One step of the plan failed in the kernel: ``step``, ``errno``, the ``causes`` that probed true, and what the kernel ``said``
+    of a mount beside its errno."""
 
-    def __init__(self, step: Step, errno: int, causes: tuple[str, ...] = (), hint: str | None = None) -> None:
+    def __init__(self, step: Step, errno: int, causes: tuple[str, ...] = (), hint: str | None = None, said: str = "") -> None:
         word = f"{os.strerror(errno)} [{errnos.errorcode.get(errno, errno)}]" if errno else "the process was killed in this step"
-        super().__init__(": ".join((step.describe(), step.call, word, *causes)), hint)
+        heard = (f"the kernel says: {said}",) if said else ()
+        super().__init__(": ".join((step.describe(), step.call, word, *heard, *causes)), hint)
         self.step = step
         self.errno = errno
         self.causes = causes
+        self.said = said
         self.code = codes.of_step(step.call, errno)
 
     @property
@@ -63,7 +67,13 @@ def launch_error(step: Step, failure: Failure, given: Inputs) -> PyboxError:
         evidence = failure.evidence
         path = step.paths[min(evidence.candidate, len(step.paths) - 1)]
         return exec_cause(step.args[0], path, failure.errno, evidence, given.facts.machine)
-    return _step_failed(step, failure.errno, given)
+    return _step_failed(step, failure.errno, given, _words(failure.evidence.head) if step.call == "mount" else "")
+
+
+def _words(log: bytes) -> str:
+    """Return the messages of a file system context's log, without their levels ("e overlay: ...") and what the errno says anyway."""
+    lines = (line[2:].strip() for line in log.decode(errors="replace").splitlines() if line[1:2] == " ")
+    return "; ".join(dict.fromkeys(visible(line) for line in lines if line))
 
 
 def host_error(step: Step, error: OSError, given: Inputs) -> PyboxError:
@@ -71,11 +81,11 @@ def host_error(step: Step, error: OSError, given: Inputs) -> PyboxError:
     return _step_failed(step, error.errno or 0, given)
 
 
-def _step_failed(step: Step, errno: int, given: Inputs) -> StepFailed:
+def _step_failed(step: Step, errno: int, given: Inputs, said: str = "") -> StepFailed:
     case = Case(given.dirs, given.facts.root, given.userns, given.facts.capabilities)
     found = codes.blamed(codes.of_step(step.call, errno), step, case)
     hints = "; ".join(cause.hint for cause in found if cause.hint)
-    return StepFailed(step, errno, tuple(cause.sentence for cause in found), hints or None)
+    return StepFailed(step, errno, tuple(cause.sentence for cause in found), hints or None, said)
 
 
 _MACHINES = {3: "i386", 40: "arm", 62: "x86_64", 183: "aarch64", 243: "riscv64", 21: "ppc64le", 22: "s390x"}

@@ -144,7 +144,7 @@ class Table:
 
 
 class Evidence(Record):
-    """What the process saw that failed to exec: see struct pb_probe."""
+    """What the process saw that failed to exec: see struct pb_probe. Of a failed mount, ``head`` is what the kernel said of it."""
 
     stat_errno: int
     open_errno: int

@@ -6,13 +6,25 @@ import json
 import os
 import shutil
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from harness import PYBOX, TIMEOUT, Images, cli
 
 import pybox
+from pybox.explain.stepping import Recorder
+from pybox.failures import StepFailed
+from pybox.planner import Planned
+from pybox.runtime import Options
+from pybox.spec import Spec
+from pybox.steps.base import Step
+from pybox.steps.mounts import MountKernelFs, MountOverlay
 
+OVERLAY_SPEAKS = pytest.mark.skipif(
+    tuple(int(number) for number in os.uname().release.split("-")[0].split(".")[:2]) < (6, 8),
+    reason="overlayfs is configured through a context since Linux 6.5, and takes layers one by one since 6.8",
+)
 UNSHARE = shutil.which("unshare") or ""
 
 
@@ -65,3 +77,55 @@ def test_a_full_disk_is_found_by_why(tmp_path: Path) -> None:
 def test_a_failure_is_json_where_json_was_asked_for() -> None:
     done = cli("explain", "--format", "json", "run", "absent", "true")
     assert done.returncode == 125 and json.loads(done.stderr)["code"] == "E-IMAGE-ABSENT"
+
+
+# --- what the kernel says of a mount ----------------------------------------------------------------------------------------
+
+
+def refused(change: Callable[[Step], Step]) -> StepFailed:
+    """Return the error of a run of which one step was changed for one that the kernel refuses."""
+
+    def cut(planned: Planned) -> Planned:
+        inside = tuple(change(step) for step in planned.plan.inside)
+        plan = planned.plan.replace(inside=inside)
+        return planned.replace(plan=plan, program=plan.lower())
+
+    recorder = Recorder(cut=cut)
+    with pytest.raises(StepFailed) as caught:
+        recorder.run(Spec(image="busybox", args=("true",)), Options())
+    recorder.close()
+    return caught.value
+
+
+def test_a_mount_that_fails_has_the_kernels_own_words() -> None:
+    def bogus(step: Step) -> Step:
+        shm = isinstance(step, MountKernelFs) and step.target == "/dev/shm"
+        return step.replace(options="mode=1777,bogus=1") if shm else step
+
+    error = refused(bogus)
+    assert error.said == "tmpfs: Unknown parameter 'bogus'" and error.code == "E-MOUNT-EINVAL"
+    assert error.message.endswith("Invalid argument [EINVAL]: the kernel says: tmpfs: Unknown parameter 'bogus'")
+
+
+@OVERLAY_SPEAKS
+@pytest.mark.parametrize("layers", [1, 9])
+def test_an_overlay_that_is_refused_has_the_kernels_own_words_however_many_layers(layers: int) -> None:
+    def bogus(step: Step) -> Step:
+        return (
+            step.replace(lower_dirs=step.lower_dirs * layers, work="scratch/w,bogus") if isinstance(step, MountOverlay) else step
+        )
+
+    assert refused(bogus).said == "overlay: Unknown parameter 'bogus'"
+
+
+@OVERLAY_SPEAKS
+@pytest.mark.skipif(not UNSHARE, reason="no unshare (Debian package util-linux)")
+def test_a_store_on_an_overlay_is_named_by_the_kernel_and_blamed_by_us(tmp_path: Path, tree: Path) -> None:
+    script = """
+        mount -t tmpfs tmpfs "$BASE"; cd "$BASE"; mkdir l u w m; mount -t overlay overlay -o lowerdir=l,upperdir=u,workdir=w m
+        $PYBOX import busybox "$TREE" >/dev/null; exec $PYBOX run --rm --upper disk busybox true
+    """
+    done = in_own("-m", script, BASE=str(tmp_path), TREE=str(tree), PYBOX_STORE=f"{tmp_path}/m/store")
+    first, second = done.stderr.splitlines()
+    assert "the kernel says: overlay: filesystem on uppers/" in first and "not supported as upperdir: overlayfs refuses" in first
+    assert first.endswith("[E-MOUNT-EINVAL]") and "set PYBOX_STORE to a directory on ext4" in second

@@ -269,6 +269,13 @@ def test_a_cause_is_blamed_when_it_probes_true_and_only_then(
         assert isinstance(plain, StepFailed) and (plain.causes, plain.hint, plain.code) == ((), None, code)
 
 
+def test_the_kernels_words_for_a_mount_are_made_harmless_and_said_once() -> None:
+    log = b"e overlay: no \x1b[31m\ni overlay: more\ne overlay: no \x1b[31m\ncut"
+    error = launch_error(MountKernelFs("tmpfs", "/x"), Failure(0, errno.EINVAL, seen(log)), inputs())
+    assert isinstance(error, StepFailed) and error.said == "overlay: no \\x1b[31m; overlay: more"
+    assert error.message == f"mount tmpfs on /x: mount: Invalid argument [EINVAL]: the kernel says: {error.said}"
+
+
 def test_two_causes_that_are_both_so_are_both_blamed(monkeypatch: pytest.MonkeyPatch) -> None:
     reads(monkeypatch, unprivileged_userns_clone="0\n", apparmor_restrict_unprivileged_userns="1\n")
     error = launch_error(Clone(()), Failure(0, errno.EPERM, seen()), inputs(root=False))
