@@ -155,8 +155,11 @@ int do_leash(struct pb_walk *w, const struct pb_row *r)
 int do_seccomp(struct pb_walk *w, const struct pb_row *r)
 {
 	const struct sock_fprog program = {.len = (unsigned short)r->x, .filter = (struct sock_filter *)(uintptr_t)text(w, r->a)};
+	int ret = (int)syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, (unsigned)r->y, &program);
 
-	return (int)syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0, &program);
+	if (ret >= 0 && r->out >= 0) /* with SECCOMP_FILTER_FLAG_NEW_LISTENER it is an fd */
+		w->report->slots[r->out] = ret;
+	return ret < 0 ? -1 : 0;
 }
 
 /* Ignoring a signal survives exec, and CLONE_CLEAR_SIGHAND leaves it alone: Python ignores SIGPIPE, and a shell pipeline in the

@@ -52,6 +52,13 @@ int pb_seal(const char *name, const char *bytes, size_t length)
 	return fd;
 }
 
+int pb_copy_fd(int pidfd, int fd)
+{
+	int copy = (int)syscall(SYS_pidfd_getfd, pidfd, fd, 0);
+
+	return copy < 0 ? -errno : copy;
+}
+
 int pb_enter_user_namespace(int fd)
 {
 	return syscall(SYS_setns, fd, CLONE_NEWUSER) < 0 ? -errno : 0;

@@ -52,7 +52,7 @@ enum pb_op {
 	PB_TERMINAL, /* a new terminal of /dev/pts for user x: its master is sent over the socket of slot fd, the other end -> slot out */
 	PB_CONTROL,  /* ioctl(0, TIOCSCTTY): make stdin the terminal that controls this session */
 	PB_LEASH,    /* poll(fd): fails with EOWNERDEAD when the other end is gone */
-	PB_SECCOMP,  /* seccomp(SECCOMP_SET_MODE_FILTER, a = program of x instructions) */
+	PB_SECCOMP,  /* seccomp(SECCOMP_SET_MODE_FILTER, y = flags, a = program of x instructions); a listener -> slot out */
 	PB_INIT,     /* execveat(fd, a = argv of x strings, b = envp of y strings): becomes pybox-init */
 	PB_EXEC,     /* execve of the first of c = z paths that exists; by pybox-init if there is one */
 	PB_OP_COUNT
@@ -193,6 +193,9 @@ void pb_open_gate(struct pb_report *report, uint32_t row);
 uint32_t pb_at_gate(struct pb_report *report);
 /* The launch is over, or there will be none. */
 void pb_end_gate(struct pb_report *report);
+
+/* pidfd_getfd: a copy of another process's fd. A close-on-exec fd or -errno. */
+int pb_copy_fd(int pidfd, int fd);
 
 /* A process in new namespaces (flags) that waits to be killed: it holds a user namespace until the caller has an fd of it.
  * Its pid or -errno. */

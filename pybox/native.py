@@ -289,6 +289,11 @@ def holder(flags: int, program: int) -> int:
     return _checked(lib.pb_holder(flags, program))
 
 
+def copy_fd(pidfd: int, fd: int) -> int:
+    """Return a copy of another process's fd; pidfd_getfd(2). Raises OSError."""
+    return _checked(lib.pb_copy_fd(pidfd, fd))
+
+
 def enter_user_namespace(fd: int) -> None:
     """Move the calling process, which may have one thread only, into a user namespace; setns(2). Raises OSError."""
     _checked(lib.pb_enter_user_namespace(fd))

@@ -109,13 +109,17 @@ class Planner:
         """Return the compiled seccomp program of a container; b"" for none. Raises SpecError for a profile that is none."""
         if spec.seccomp == "unconfined":
             return b""
-        profile = None if spec.seccomp in ("", "default") else spec.seccomp
+        profile, caps = self.profile(spec)
+        return seccomp.program(f"{self.dirs.store}/seccomp", profile, caps, self.facts.machine)
+
+    def profile(self, spec: Spec) -> tuple[str | None, frozenset[str]]:
+        """Return what the filter of a container is made from: the path of a profile, None for our own, and its capabilities."""
         caps = credentials.granted(spec, self.facts.last_cap)
         if spec.system:
             from pybox.system import callable_by
 
             caps = callable_by(caps)
-        return seccomp.program(f"{self.dirs.store}/seccomp", profile, caps, self.facts.machine)
+        return None if spec.seccomp in ("", "default") else spec.seccomp, caps
 
     def ready(self, spec: Spec, keep: bool, managed: bool = False) -> Planned:
         """Return the plan of a run, the one of an equal run before where nothing that it was made from can have changed."""

@@ -129,6 +129,14 @@ COMMANDS = (
         "why",
         "why",
     ),
+    Command(
+        "why-denied",
+        LOOK,
+        "why-denied [-o FILE] [--format json|text] [--] run ...",
+        "run a container, and say which system calls its filter refused",
+        "denied",
+        "denied",
+    ),
     Command("version", LOOK, "version", "print the version", "main", "version"),
     Command(
         "layers",

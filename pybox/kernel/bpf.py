@@ -35,6 +35,7 @@ KILL_PROCESS = 0x80000000
 KILL_THREAD = 0x00000000
 TRAP = 0x00030000
 LOG = 0x7FFC0000
+USER_NOTIF = 0x7FC00000  # ask who holds the filter's listener
 ALLOW = 0x7FFF0000
 _ERRNO = 0x00050000
 
@@ -66,6 +67,11 @@ def errno(number: int) -> int:
     if not 0 <= number <= MAX_ERRNO:
         raise ValueError(f"errno {number} is not within 0 to {MAX_ERRNO}")
     return _ERRNO | number
+
+
+def errno_of(verdict: int) -> int | None:
+    """Return the errno that a verdict fails a call with, None when it is another kind of verdict."""
+    return verdict & MAX_ERRNO if verdict & 0x7FFF0000 == _ERRNO else None
 
 
 class Compare(Record):

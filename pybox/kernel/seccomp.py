@@ -70,25 +70,30 @@ def explain(profile: str | None, caps: AbstractSet[str], machine: str) -> list[t
     from pybox.kernel import bpf
     from pybox.kernel.syscalls import numbers
 
-    _supported(machine)
     words = {bpf.ALLOW: "allow", bpf.LOG: "log", bpf.TRAP: "trap"}
     words |= {bpf.KILL_THREAD: "kill thread", bpf.KILL_PROCESS: "kill process"}
 
     def word(verdict: int) -> str:
         return words.get(verdict) or errorcode.get(verdict & bpf.MAX_ERRNO, f"errno {verdict & bpf.MAX_ERRNO}")
 
-    policy = _policy(profile, _read_profile(profile) if profile else "", caps, machine)
-    calls = dict(policy.calls)
+    rules = policy(profile, caps, machine)
+    calls = dict(rules.calls)
     answers = []
     for name, number in numbers(machine).items():
         parts = []
-        for rule in (*calls.get(number, ()), bpf.Rule(policy.default)):
+        for rule in (*calls.get(number, ()), bpf.Rule(rules.default)):
             if not rule.when:
                 parts.append(word(rule.verdict))
                 break
             parts.append(f"{word(rule.verdict)} if {' and '.join(map(str, rule.when))}")
         answers.append((name, ", else ".join(parts)))
     return answers
+
+
+def policy(profile: str | None, caps: AbstractSet[str], machine: str) -> Policy:
+    """Return the rules that program() compiles. Raises like it."""
+    _supported(machine)
+    return _policy(profile, _read_profile(profile) if profile else "", caps, machine)
 
 
 def _supported(machine: str) -> None:

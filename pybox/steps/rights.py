@@ -182,6 +182,9 @@ class NoNewPrivileges(ChildStep):
         return seen.status("NoNewPrivs") == "1"
 
 
+LISTENER = "listener"  # a slot
+
+
 class InstallFilter(ChildStep):
     """Install the seccomp filter: a small program that the kernel runs at each system call and that says yes or which error.
 
@@ -193,15 +196,19 @@ class InstallFilter(ChildStep):
     man: ClassVar[str] = "seccomp(2)"
     program: bytes
     name: str
+    listen: bool = False  # refusals are asked of who holds the listener: pybox why-denied
 
     def describe(self) -> str:
         return f"filter system calls by the {self.name} profile ({len(self.program) // 8} instructions)"
 
     def calls(self) -> tuple[str, ...]:
-        return (f"seccomp(SECCOMP_SET_MODE_FILTER, 0, {{len={len(self.program) // 8}, filter=...}})",)
+        flags = "SECCOMP_FILTER_FLAG_NEW_LISTENER" if self.listen else "0"
+        return (f"seccomp(SECCOMP_SET_MODE_FILTER, {flags}, {{len={len(self.program) // 8}, filter=...}})",)
 
     def lower(self, table: Table) -> None:
-        table.row("PB_SECCOMP", a=table.raw(self.program), x=len(self.program) // 8)
+        flags = table.flags(("SECCOMP_FILTER_FLAG_NEW_LISTENER",) if self.listen else ())
+        out = table.slot(LISTENER if self.listen else None)
+        table.row("PB_SECCOMP", a=table.raw(self.program), x=len(self.program) // 8, y=flags, out=out)
 
     def check(self, seen: Seen) -> bool:
         return seen.status("Seccomp") == "2"

@@ -306,3 +306,8 @@ def test_containers_that_live(person: Person) -> None:
     assert eventually(lambda: "kept as it is" in person.pybox("gc").stdout)
     assert json.loads(said("inspect", "dead"))[0]["reason"] == "lost"
     assert said("rm", "dead") == "dead" and person.leftovers() == []
+
+
+def test_what_its_filter_refuses_is_told_to_a_plain_user(person: Person) -> None:
+    done = person.pybox("why-denied", "--", "run", "--rm", "busybox", "sh", "-c", "mount -t tmpfs none /tmp || exit 6")
+    assert done.returncode == 6 and 'mount("none", "/tmp", "tmpfs"' in done.stderr and "--cap-add SYS_ADMIN" in done.stderr
