@@ -173,6 +173,15 @@ COMMANDS = (
     Command("rmi", KEEP, "rmi IMAGE...", "remove images", "images", "rmi"),
     Command("rm", KEEP, "rm [-f] CONTAINER...", "forget containers that have ended; -f kills those that run", "lifecycle", "rm"),
     Command("prune", KEEP, "prune", "forget all containers that have ended", "lifecycle", "prune"),
+    Command(
+        "completion",
+        KEEP,
+        "completion bash|zsh|fish",
+        "print what makes the TAB key of a shell know pybox",
+        "completion",
+        "completion",
+    ),
+    Command("__complete", HIDDEN, "__complete SHELL WORD...", "say what could be typed next", "completion", "complete"),
     Command("network", KEEP, "network create|ls|inspect|rm|prune ...", "networks for containers", "network", "network"),
     Command("gc", KEEP, "gc", "clean up after a pybox that was killed", "containers", "gc"),
 )

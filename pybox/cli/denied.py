@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from pybox.dirs import Dirs
     from pybox.explain.denied import Denial
 
-DENIED = (
+WHY_DENIED = (
     Option(("-o", "--output"), "", "write the report there, not to stderr", "FILE"),
     Option(("--format",), "", "json or text", "FORMAT"),
 )
@@ -29,7 +29,7 @@ DENIED = (
 
 def denied(where: Dirs, words: list[str]) -> int:
     """Run a container and tell what was refused; returns the command's own exit status. Raises SpecError."""
-    ours = parse(DENIED, words)
+    ours = parse(WHY_DENIED, words)
     form = ours.one("format") or "text"
     if form not in ("json", "text"):
         raise SpecError("format", form, "must be json or text")

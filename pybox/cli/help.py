@@ -18,17 +18,31 @@ def overview() -> str:
 
 
 def options_of(command: Command) -> tuple[Option, ...]:
-    """Return the options of a command, if its module has a table of its name: PS, LOGS."""
+    """Return the options of a command, if its module has a table of its name: PS, LOGS, WHY_DENIED."""
+    if command.name in ("run", "create"):
+        return RUN
     from importlib import import_module
 
-    found = getattr(import_module(f"pybox.cli.{command.module}"), command.name.upper(), ())
+    found = getattr(import_module(f"pybox.cli.{command.module}"), command.name.upper().replace("-", "_"), ())
     return found if isinstance(found, tuple) else ()
+
+
+def flags_of_usage(command: Command) -> dict[str, str]:
+    """Return the options that a usage line names, each with what follows it ("" for a switch): [-n NUMBER], [--format json|text]."""
+    found = {}
+    for part in command.usage.split("[")[1:]:
+        name, _, value = part.partition("]")[0].partition(" ")
+        if name.startswith("--"):
+            found[name] = value
+        elif name.startswith("-") and len(name) > 1:  # -aLq is -a -L -q
+            found.update((f"-{letter}", value) for letter in name[1:])
+    return {name: value for name, value in found.items() if name != "--"}
 
 
 def command_help(command: Command) -> str:
     """Return the text of `pybox COMMAND --help`."""
     lines = [f"pybox {command.usage}", "", f"{command.help[0].upper()}{command.help[1:]}."]
-    if command.name == "run":
+    if command.name in ("run", "create"):
         for group in dict.fromkeys(option.group for option in RUN):
             lines += ["", f"{group}:"]
             for option in RUN:
