@@ -13,7 +13,7 @@ export VENV
 # A caller's wish for no .pyc files would make every start compile the whole program; PYTHONPATH could bring in another pybox.
 unexport PYTHONDONTWRITEBYTECODE PYTHONPATH PYTHONHOME
 
-.PHONY: help dev demo images test test-system test-v2 unit check format bench bench-pull bench-living bench-jobs bench-executor install uninstall clean
+.PHONY: help dev demo images test test-system test-v2 unit check format bench bench-pull bench-living bench-jobs bench-executor install uninstall reference clean
 
 help: ## this list
 	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 14
@@ -119,10 +119,16 @@ install: $(BIN)/pip packages-build ## install a wheel and the fast launcher [PRE
 	.ci/launcher $(PYTHON) $(LIBRARY) >build/launcher
 	install -m 755 build/launcher $(DESTDIR)$(PREFIX)/bin/pybox
 	install -d $(DESTDIR)$(PREFIX)/lib/systemd/system
+	$(PYTHON) -I -B -c 'import sys; sys.path.insert(0, sys.argv[1]); from pybox.cli.reference import write_pages; write_pages(sys.argv[2])' \
+		$(abspath $(DESTDIR)$(LIBRARY)) $(abspath $(DESTDIR)$(PREFIX))/share/man/man1
 	sed 's|@PREFIX@|$(abspath $(PREFIX))|' docs/pybox.service >$(DESTDIR)$(PREFIX)/lib/systemd/system/pybox.service
+
+reference: $(VENV)/.dev ## write docs/commands.md from the tables of commands and options
+	$(BIN)/pybox help --markdown >docs/commands.md
 
 uninstall: ## remove what install wrote [PREFIX=/usr/local]
 	rm -rf $(DESTDIR)$(LIBRARY)
+	rm -f $(DESTDIR)$(PREFIX)/share/man/man1/pybox.1 $(DESTDIR)$(PREFIX)/share/man/man1/pybox-*.1
 	rm -f $(DESTDIR)$(PREFIX)/bin/pybox $(DESTDIR)$(PREFIX)/lib/systemd/system/pybox.service
 
 clean: ## remove everything that was built here (not the images in the store)

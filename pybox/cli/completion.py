@@ -173,7 +173,7 @@ def candidates(where: Dirs, words: Sequence[str]) -> Candidates:
 
 
 def _values(where: Dirs, name: str, option: Option | None, choice: str) -> Candidates:
-    value = option.value if option else choice
+    value = option.value if option else ""
     if "|" in choice and choice.islower():
         yield from ((word, "") for word in choice.split("|"))
     elif option is not None and option.words:
@@ -189,7 +189,7 @@ def _values(where: Dirs, name: str, option: Option | None, choice: str) -> Candi
         from pybox.kernel.credentials import names
 
         yield from ((cap.removeprefix("CAP_"), "") for cap in ("ALL", *names(probe().last_cap)))
-    elif any(word in value for word in ("FILE", "DIR", "SRC")):
+    elif any(word in f"{value} {choice}" for word in ("FILE", "DIR", "SRC")):
         yield FILES, ""
 
 

@@ -21,6 +21,10 @@ def options_of(command: Command) -> tuple[Option, ...]:
     """Return the options of a command, if its module has a table of its name: PS, LOGS, WHY_DENIED."""
     if command.name in ("run", "create"):
         return RUN
+    if command.module == "images":
+        from pybox.cli.images import options
+
+        return options(command.name)
     from importlib import import_module
 
     found = getattr(import_module(f"pybox.cli.{command.module}"), command.name.upper().replace("-", "_"), ())
@@ -53,13 +57,13 @@ def command_help(command: Command) -> str:
             "",
             "Exit status: the command's own; 125 pybox failed, 126 it can't be executed, 127 not found, 128+n signal n.",
         ]
+    elif command.module == "images" and command.name != "image":
+        from pybox.cli.images import help_of
+
+        lines += ["", help_of(command.name)]
     elif table := options_of(command):
         lines.append("")
         for option in table:
             names = ", ".join(option.names) + (f" {option.value}" if option.value else "")
             lines.append(f"  {names:<30} {option.help}")
-    elif command.module == "images" and command.name != "image":
-        from pybox.cli.images import help_of
-
-        lines += ["", help_of(command.name)]
     return "\n".join(lines)

@@ -12,6 +12,7 @@ import shlex
 import time
 from typing import NoReturn
 
+from pybox.cli.options import Option
 from pybox.dirs import Dirs
 from pybox.errors import PyboxError, SpecError
 from pybox.image import changes, store
@@ -36,6 +37,21 @@ def _parser(command: str, description: str) -> _Parser:
 def help_of(command: str) -> str:
     """Return the text of `pybox COMMAND --help` for one of the commands here. Raises KeyError for any other."""
     return _PARSERS[command]().format_help()
+
+
+def options(command: str) -> tuple[Option, ...]:
+    """Return the options of one of the commands here, as the tables of other modules have them; () for any other."""
+    made = _PARSERS[command]()._actions if command in _PARSERS else []
+    return tuple(
+        Option(
+            tuple(action.option_strings),
+            "",
+            action.help or "",
+            "" if action.nargs == 0 else str(action.metavar or "|".join(action.choices or ()) or action.dest.upper()),
+        )
+        for action in made
+        if action.option_strings and action.dest != "help"
+    )
 
 
 def image(dirs: Dirs, args: list[str]) -> int:

@@ -81,6 +81,11 @@ def dispatch(words: list[str]) -> int:
         if not words[1:]:
             print(overview())
             return 0
+        if words[1] in ("--man", "--markdown"):
+            from pybox.cli.reference import markdown, page
+
+            print(markdown() if words[1] == "--markdown" else page(*words[2:3]), end="")
+            return 0
         words = [words[1], "--help"]  # `help run` is `run --help`, and says so of a name that is none
     if words[0] in ("-v", "--version"):
         return version(dirs.current(), [])

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from pybox.cli.options import RUN
-from pybox.steps import entering, hostside, mounts, network, places, process, rights, terminal
-from pybox.steps.base import Step
+from pybox.codes import CODES
+from pybox.explain.why import step_kinds
 from pybox.version import VERSION
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -20,13 +20,11 @@ DOCUMENTS = sorted(
     [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *(ROOT / "bench").glob("*.md"), *(ROOT / "images").glob("*.md")]
 )
 NAMES = [str(path.relative_to(ROOT)) for path in DOCUMENTS]
+_PAGE = re.compile(r"\b[a-z_][\w.-]*\([1-8](?:const)?\)")
 PAGES = sorted(
-    {
-        kind.man
-        for module in (entering, hostside, mounts, network, places, process, rights, terminal)
-        for _, kind in inspect.getmembers(module, inspect.isclass)
-        if issubclass(kind, Step) and kind.man
-    }
+    {kind.man for kind in step_kinds()}
+    | {page for kind in step_kinds() for page in _PAGE.findall(inspect.getdoc(kind) or "")}
+    | {page for code in CODES.values() for page in _PAGE.findall(f"{code.means} {code.read}")}
 )
 
 
@@ -111,5 +109,5 @@ def man(page: str) -> bool:
     "page",
     [pytest.param(page, marks=pytest.mark.xfail(strict=True, reason=NEWER)) if page in NEWER_PAGES else page for page in PAGES],
 )
-def test_the_page_that_a_step_names_is_in_the_manual(page: str) -> None:
+def test_the_page_that_a_step_or_a_code_names_is_in_the_manual(page: str) -> None:
     assert man(page), f"no page {page} in this manual"
