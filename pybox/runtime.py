@@ -42,6 +42,8 @@ class Options(Record):
     stderr: Sink | None = None
     stdin: Sink | None = None
     woken: int = -1  # an fd that becomes readable when a signal has come, see supervise.await_end
+    keep_upper: bool = False  # its writable layer is on disk, for ``ended``
+    ended: Callable[[Result], object] | None = None  # called when it has ended, before anything of it is undone
 
 
 class Runtime:
@@ -103,7 +105,7 @@ class Runtime:
 
     def run(self, spec: Spec, options: Options, started: Callable[[native.Child, str], None] | None = None) -> Result:
         """Run a container to its end. Raises a PyboxError when it can't be started; then nothing of it is left."""
-        return self.launch(self.ready(spec, options.keep), options, started)
+        return self.launch(self.ready(spec, options.keep or options.keep_upper), options, started)
 
     def launch(self, ready: Ready, options: Options, started: Callable[[native.Child, str], None] | None = None) -> Result:
         """Run what is planned already, to its end. Raises as ``run``."""
@@ -225,6 +227,8 @@ class Running:
             result = _result(self._ready, self._desk, end, bill(self.groups, end.wall >= STALL))
             if self._options.keep:
                 _ended(self._dirs, result)
+            if self._options.ended is not None:
+                self._options.ended(result)
             finished = True
             return result
         finally:

@@ -32,6 +32,7 @@ class NewImage(Record):
     config: Config
     names: tuple[str, ...] = ()
     digests: tuple[str, ...] = ()  # manifest digests
+    step: bool = False  # it is only there for the next build, see containerfile/cache.py
 
     @property
     def keys(self) -> tuple[str, ...]:
@@ -130,6 +131,7 @@ def _run_record(dirs: Dirs, image: NewImage) -> dict[str, Json]:
         "size": sum(layerfile.read(f"{dirs.layers}/{key}").size for key in image.keys),
         "diff_ids": config.diff_ids,
         "digests": tuple(dict.fromkeys((*known, *image.digests))),
+        **({"step": True} if image.step else {}),
     }
 
 

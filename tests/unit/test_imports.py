@@ -37,6 +37,7 @@ LAYERS = (
     "volumes",
     "runtime plans",
     "api console joining entering monitor",
+    "containerfile",
     "process",
     "aio testing",
     "jobs",
