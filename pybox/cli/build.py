@@ -65,6 +65,7 @@ class Lines:
         """The step has ended well."""
         how = "CACHED" if cached else f"{seconds:.2f}s"
         _say(f"\r\x1b[K{self._head}  {how}\n" if self._live else f"  {how}\n" if self._plain else f"{self._head}  {how}\n")
+        self._head = ""
 
     def failed(self) -> None:
         """The step has not."""

@@ -60,8 +60,8 @@ def build(
 
     Raises:
         ContainerfileError: a line makes no sense or is not supported; nothing was run.
-        RunFailed: a RUN ended with a failure: ``status``, ``output``, ``line``. BuildError: another line could not be done.
-        ImageNotFound, SpecError: as `pybox.run`.
+        RunFailed: a RUN ended with a failure: ``status``, ``output``, ``line``. BuildError: another line could not be done; its
+            ``__cause__`` is why: ImageNotFound, for one. SpecError: what was asked for beside the Containerfile makes no sense.
     """
     for option in container:
         if option not in ALLOWED:

@@ -163,8 +163,9 @@ class _Build:
         except WordError as error:
             raise BuildError(self._wanted.file.name, instruction.line, f"{instruction.word}: {error}") from None
         except PyboxError as error:
-            reason = f"{instruction.word}: {error.message}"
-            raise BuildError(self._wanted.file.name, instruction.line, reason, error.hint) from None
+            failed = BuildError(self._wanted.file.name, instruction.line, f"{instruction.word}: {error.message}", error.hint)
+            failed.exit_code = error.exit_code  # 126 and 127 say of a RUN what they say of a run
+            raise failed from error
         except OSError as error:
             reason = f"{instruction.word}: {error.strerror or error}"
             raise BuildError(self._wanted.file.name, instruction.line, reason) from None
@@ -178,7 +179,9 @@ class _Build:
         if isinstance(stage.base, int):
             return self._done[stage.base].replace(args=(), own_cmd=False), False
         if stage.base == SCRATCH:
-            return State(cache.key("from", SCRATCH), Image(SCRATCH, "", ()), (), {}, {}, (), stamp(self._latest or 0)), False
+            return State(
+                cache.key("from", SCRATCH), Image(SCRATCH, "", ()), (), settings.with_path({}), {}, (), stamp(self._latest or 0)
+            ), False
         return self._state_of(self._bring(stage.base)), False
 
     def _state_of(self, image: Image) -> State:
@@ -189,8 +192,8 @@ class _Build:
             raise PyboxError(f"{image.name} has instructions for those who build on it (ONBUILD), which is not supported")
         history = tuple(json.dumps(step) for step in configs.objects(document, "history"))
         kept = {name: document[name] for name in ("author", "os.version", "variant") if document.get(name)}
-        tree = Image(image.id, image.id, image.layers)
-        return State(cache.key("from", image.id), tree, there.diff_ids, config, kept, history, there.created)
+        tree = Image(image.name, image.id, image.layers)
+        return State(cache.key("from", image.id), tree, there.diff_ids, settings.with_path(config), kept, history, there.created)
 
     # What comes after it
 

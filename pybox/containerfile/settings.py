@@ -10,6 +10,7 @@ import signal
 
 from pybox.containerfile import checking
 from pybox.containerfile.words import WordError, as_json, expand
+from pybox.kernel.command import PATH
 from pybox.record import Record
 
 TYPE_CHECKING = False
@@ -90,6 +91,12 @@ def command(text: str, config: Config) -> list[str]:
     """Return the words of a command in either form."""
     words = as_json(text)
     return [*shell(config), text] if words is None else words
+
+
+def with_path(config: Config) -> Config:
+    """Return the settings with a PATH: as docker, a build gives one to an image that has none."""
+    env = environment(config)
+    return config if "PATH" in env else {**config, "Env": [f"{name}={value}" for name, value in {"PATH": PATH, **env}.items()]}
 
 
 def _env(config: Config, wording: Wording) -> str:

@@ -207,6 +207,9 @@ class Stream:
             left_out = bool(names and self._root.ignore.patterns) and self._root.ignore.excluded(self._path(pick, names))
             if not self._root.keep:
                 info.uid = info.gid = 0
+                # what these grant, they grant in the name of the owner, who is another here
+                info.mode &= 0o1777
+                info.pax_headers.pop("SCHILY.xattr.security.capability", None)
             self._note(pick, names, info)
             yield Entry(pick, names, info, left_out)
         for _ in chunks_of(self._source):  # so that the worker does not think that we have died

@@ -98,7 +98,7 @@ def _plain(meter: Metered) -> Source:
     if kind == "bzip2":
         import bz2
 
-        return _Foreign(bz2.BZ2File(meter), OSError)
+        return _Foreign(bz2.BZ2File(meter), OSError)  # type: ignore[call-overload]
     return decompressed(meter)
 
 
