@@ -209,7 +209,8 @@ class Stream:
                 info.uid = info.gid = 0
                 # what these grant, they grant in the name of the owner, who is another here
                 info.mode &= 0o1777
-                info.pax_headers.pop("SCHILY.xattr.security.capability", None)
+                kept = info.pax_headers.items()
+                info.pax_headers = {key: value for key, value in kept if key != "SCHILY.xattr.security.capability"}
             self._note(pick, names, info)
             yield Entry(pick, names, info, left_out)
         for _ in chunks_of(self._source):  # so that the worker does not think that we have died
