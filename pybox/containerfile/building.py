@@ -22,7 +22,7 @@ from pybox.containerfile.state import State
 from pybox.containerfile.words import WordError
 from pybox.errors import ImageError, PyboxError
 from pybox.files.worker import Notes
-from pybox.image import changes, store
+from pybox.image import changes, lock, store
 from pybox.image import config as configs
 from pybox.image.changes import Locks, NewImage
 from pybox.image.lock import Workspace
@@ -95,6 +95,7 @@ def build(runtime: Runtime, wanted: Wanted, bring: Callable[[str], Image], watch
     checking.check(wanted.file)
     layout = stages.layout(wanted.file, dict(wanted.args), wanted.target)
     changes.prepare(runtime.dirs)
+    lock.sweep(runtime.dirs.store)
     try:
         with Workspace(runtime.dirs.store) as work:
             return _Build(runtime, wanted, layout, bring, watch or Nobody(), work).run(names)

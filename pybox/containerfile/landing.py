@@ -97,8 +97,7 @@ class Landing:
             info.linkname = b"/".join(item.link).decode("utf-8", "surrogateescape")
         yield self._header(item.names, info)
         yield from item.content
-        if info.isreg():
-            yield padding(info.size)
+        yield ending(info)
 
     def _above(self, names: Names) -> Iterator[bytes]:
         for depth in range(1, len(names)):
@@ -162,22 +161,32 @@ def _path(names: Names) -> str:
 
 def rewritten(info: tarfile.TarInfo, name: bytes, latest: int | None) -> bytes:
     """Return the header of an entry that came out of a tar, under a name, and dated no later than ``latest`` (seconds)."""
-    kept = {key: value for key, value in info.pax_headers.items() if key.startswith("SCHILY.xattr.")}
+    made = described((name + b"/" * info.isdir()).decode("utf-8", "surrogateescape"), info.type, info.mode, info.size)
+    made.uid, made.gid, made.linkname, made.devmajor, made.devminor = (
+        info.uid,
+        info.gid,
+        info.linkname,
+        info.devmajor,
+        info.devminor,
+    )
     nanoseconds = tapes.mtime_ns(info)
     if latest is not None and nanoseconds > latest * 10**9:
         nanoseconds = latest * 10**9
-    seconds, part = divmod(nanoseconds, 10**9)
-    if part and nanoseconds > 0:
-        kept["mtime"] = f"{seconds}.{part:09}"
-    info.mtime, info.pax_headers, info.uname, info.gname = seconds, kept, "", ""
-    info.name = (name + b"/" * info.isdir()).decode("utf-8", "surrogateescape")
+    made.mtime, part = divmod(nanoseconds, 10**9)
+    kept = {key: value for key, value in info.pax_headers.items() if key.startswith("SCHILY.xattr.")}
+    made.pax_headers = kept | ({"mtime": f"{made.mtime}.{part:09}"} if part and nanoseconds > 0 else {})
     if not info.issparse():
-        return encoded(info)
-    size, given = info.size, list(tapes.pieces(info))
-    info.sparse = None  # its data is in pieces still: what follows says where they belong
-    start = make_sparse(info, given, size)
-    info.size = len(start) + sum(length for _, length in given)
-    return encoded(info) + start
+        return encoded(made)
+    made.type = tarfile.REGTYPE
+    pieces = tapes.pieces(info)
+    start = make_sparse(made, pieces, info.size)
+    made.size = len(start) + sum(length for _, length in pieces)
+    return encoded(made) + start
+
+
+def ending(info: tarfile.TarInfo) -> bytes:
+    """Return what follows the content of a ``rewritten`` entry."""
+    return padding(sum(length for _, length in tapes.pieces(info))) if info.isreg() else b""
 
 
 def destination(root: int, workdir: str, wanted: str, chosen: list[Pick], more: int) -> tuple[Names, bool]:

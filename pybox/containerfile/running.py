@@ -6,14 +6,14 @@ layer is looked at in the moment between its end and its undoing.
 
 from __future__ import annotations
 
-from pybox.containerfile.landing import rewritten
+from pybox.containerfile.landing import ending, rewritten
 from pybox.files import changes as differences
 from pybox.files import reach
 from pybox.files.commit import layer_tar
 from pybox.files.worker import Notes, Reader, Worker, write
 from pybox.image import layer
 from pybox.image import tape as tapes
-from pybox.image.pack import END, padding
+from pybox.image.pack import END
 from pybox.image.stream import CHUNK, Chunks
 from pybox.image.tape import Tape
 from pybox.record import Record
@@ -104,16 +104,9 @@ def _dated(source: Source, latest: int) -> Iterator[bytes]:
     """Yield a tar again, nothing in it dated later than ``latest``."""
     tape = Tape(source, hashed=False)
     for info in tapes.entries(tape):
-        pieces = tapes.pieces(info) if info.isreg() else []
         yield rewritten(info, tapes.raw(info.name).rstrip(b"/"), latest)
-        for _, length in pieces:
-            left = length
-            while left:
-                data = tape.content(min(left, CHUNK))
-                left -= len(data)
-                yield data
-        if info.isreg():
-            yield padding(info.size)
+        yield from tapes.content(tape, info)
+        yield ending(info)
     while source.read(CHUNK):  # the writer must not think that we have died
         pass
     yield END

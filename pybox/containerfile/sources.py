@@ -17,7 +17,6 @@ from pybox.files.taking import Taker
 from pybox.files.worker import Notes, Reader, Worker, chunks_of, write
 from pybox.image import tape as tapes
 from pybox.image.pack import END
-from pybox.image.stream import CHUNK
 from pybox.image.tape import Tape
 from pybox.image.tree import Cursor, descend
 from pybox.record import Record
@@ -223,21 +222,15 @@ class Stream:
 
     def content(self, info: tarfile.TarInfo) -> Iterator[bytes]:
         """Yield the data of an entry, holes left out."""
-        if not info.isreg():
-            return
-        for offset, length in tapes.pieces(info):
-            self._hash.update(b"at %d %d\n" % (offset, length))
-            while length:
-                data = self._tape.content(min(length, CHUNK))
-                self._hash.update(data)
-                length -= len(data)
-                yield data
+        for data in tapes.content(self._tape, info):
+            self._hash.update(data)
+            yield data
 
     def _note(self, pick: int, names: tuple[bytes, ...], info: tarfile.TarInfo) -> None:
         """Let an entry count for the digest: everything but times, which a checkout sets anew each time."""
         facts = (
             pick, names, info.type, info.mode, info.uid, info.gid, info.size, info.linkname, info.devmajor, info.devminor,
-            tapes.xattrs(info),
+            tapes.xattrs(info), tapes.pieces(info) if info.isreg() else (),
         )  # fmt: skip
         self._hash.update(repr(facts).encode("utf-8", "surrogateescape") + b"\n")
 

@@ -8,7 +8,7 @@ import zlib
 from pybox.containerfile.landing import Item
 from pybox.errors import PyboxError
 from pybox.image import tape as tapes
-from pybox.image.stream import CHUNK, Metered, close, compression, decompressed
+from pybox.image.stream import Metered, close, compression, decompressed
 from pybox.image.tape import Tape, shown
 
 TYPE_CHECKING = False
@@ -43,7 +43,7 @@ class Archive:
             for info in tapes.entries(tape):
                 names = self._names(info.name)
                 link = (*below, *self._names(info.linkname)) if info.islnk() else ()
-                yield Item((*below, *names), info, self._content(tape, info), link, top=not names)
+                yield Item((*below, *names), info, tapes.content(tape, info), link, top=not names)
             meter.drain()
         except (EOFError, zlib.error) as error:
             raise PyboxError(f"{shown(self._name)}: damaged: {error}") from None
@@ -57,14 +57,6 @@ class Archive:
         if b".." in names:
             raise PyboxError(f"{shown(self._name)}: {shown(name)}: the path leaves the directory")
         return names
-
-    def _content(self, tape: Tape, info: tarfile.TarInfo) -> Iterator[bytes]:
-        for _, length in tapes.pieces(info) if info.isreg() else ():
-            left = length
-            while left:
-                data = tape.content(min(left, CHUNK))
-                left -= len(data)
-                yield data
 
 
 def archive(fd: int, name: str) -> Archive | None:

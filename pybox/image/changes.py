@@ -208,10 +208,7 @@ def sweep(dirs: Dirs, in_use: frozenset[str] = frozenset()) -> list[str]:
     """
     if not os.path.isdir(f"{dirs.store}/locks"):
         return []
-    swept = []
-    for entry in sorted(os.listdir(dirs.store)):
-        if entry.startswith(Workspace.PREFIX) and lock.remove_if_dead(f"{dirs.store}/{entry}"):
-            swept.append(f"{dirs.store}/{entry}")
+    swept = lock.sweep(dirs.store)
     with Workspace(dirs.store) as work:
         with Lock(f"{dirs.store}/locks/names"):
             swept += _sweep_names(dirs)
