@@ -271,7 +271,7 @@ class _Build:
                 there = None
             if there is not None and there.diff_ids[:-1] == state.diff_ids:
                 created = known.created if self._latest is None else stamp(self._latest)
-                image = Image(there.id, there.id, there.layers)
+                image = _stage(there.id, there.layers)
                 return state.after(key, said, created, image, there.diff_ids), True
         folder = f"{self._work}/layer{self._number}"
         diff_id = make(folder)
@@ -289,7 +289,7 @@ class _Build:
         self._place(NewImage(found, step=True), {diff_id: folder})
         cache.remember(self._dirs, self._work, key, cache.Known(found.id[7:], created, layer=True))
         layers = tuple(store.layer_path(self._dirs, each) for each in NewImage(found).keys)
-        return new.replace(image=Image(found.id, found.id, layers)), False
+        return new.replace(image=_stage(found.id, layers)), False
 
     def _place(self, image: NewImage, fresh: Mapping[str, str]) -> None:
         with Locks(self._dirs, map(store.layer_key, image.config.diff_ids)):
@@ -313,3 +313,7 @@ class _Build:
         found = configs.parse(json.dumps(document, sort_keys=True, separators=(",", ":")).encode())
         self._place(NewImage(found, names), {})
         return found.id
+
+
+def _stage(identity: str, layers: tuple[str, ...]) -> Image:
+    return Image(identity[7:19], identity, layers)
