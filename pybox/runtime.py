@@ -82,7 +82,7 @@ class Runtime:
         if any(mount.source is not None and mount.source.startswith(f"{self.dirs.store}/volumes/") for mount in spec.mounts):
             from pybox import volumes  # who has none pays nothing for it
 
-            self._make_directories()
+            self.make_directories()
             volumes.prepare(self.planner, spec)
 
     def plan(self, spec: Spec, keep_upper: bool = False) -> Plan:
@@ -93,13 +93,14 @@ class Runtime:
         """Make what this process uses for many runs, as far as this one needs it."""
         with self._once:  # threads share what is made once
             if not self._pid:
-                self._make_directories()
+                self.make_directories()
             if (ready.init or ready.holder) and "program" not in self.reuse:
                 self.reuse["program"] = native.seal("pybox-init", native.init_program())
             if self._pid != os.getpid():  # at first, and after a fork
                 self._pid, self.reuse["owner"] = os.getpid(), os.pidfd_open(os.getpid())
 
-    def _make_directories(self) -> None:
+    def make_directories(self) -> None:
+        """Make the directories that every mount of layers begins in."""
         for path in (self.dirs.state, self.dirs.store, self.dirs.uppers, f"{self.dirs.store}/mnt", f"{self.dirs.store}/scratch"):
             directories.ensure(path, 0o711 if path == self.dirs.store else 0o700)
 

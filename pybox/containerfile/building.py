@@ -94,6 +94,7 @@ def build(runtime: Runtime, wanted: Wanted, bring: Callable[[str], Image], watch
     names = tuple(map(changes.tag_name, wanted.names))
     checking.check(wanted.file)
     layout = stages.layout(wanted.file, dict(wanted.args), wanted.target)
+    runtime.make_directories()
     changes.prepare(runtime.dirs)
     lock.sweep(runtime.dirs.store)
     try:

@@ -13,11 +13,12 @@ import stat
 
 from pybox.containerfile.ignore import Ignore, matches
 from pybox.containerfile.words import WordError
+from pybox.errors import PyboxError
 from pybox.files.taking import Taker
 from pybox.files.worker import Notes, Reader, Worker, chunks_of, write
 from pybox.image import tape as tapes
 from pybox.image.pack import END
-from pybox.image.tape import Tape
+from pybox.image.tape import Tape, shown
 from pybox.image.tree import Cursor, descend
 from pybox.record import Record
 
@@ -173,14 +174,19 @@ class Stream:
         self._worker.__exit__(*problem)  # type: ignore[arg-type]
 
     def _send(self, fd: int, notes: Notes) -> None:
-        taker = Taker(notes, strict=not self._root.keep, skip=self._skip if self._root.ignore.patterns else None)
+        said = Notes()
+        taker = Taker(said, strict=not self._root.keep, skip=self._skip if self._root.ignore.patterns else None)
         for number, pick in enumerate(self._picks):
             thing = self._open(pick)
             try:
                 write(fd, (chunk for chunk in taker.tar(thing, b"%d" % number) if chunk is not END))
+            except PyboxError as error:
+                raise PyboxError(self._named(error.message), error.hint) from None
             finally:
                 os.close(thing)
         write(fd, (END,))
+        for line in said.all():
+            notes.add(self._named(line))
 
     def _open(self, pick: Pick) -> int:
         if not pick.path:
@@ -190,6 +196,11 @@ class Stream:
             return os.open(pick.path[-1], os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
         finally:
             os.close(folder)
+
+    def _named(self, text: str) -> str:
+        """Return what the taker says with the path in the context for its own."""
+        number = text[: len(text) - len(text.lstrip("0123456789"))]
+        return shown(self._path(int(number), ())) + text[len(number) :] if number else text
 
     def _path(self, pick: int, names: tuple[bytes, ...]) -> str:
         return os.fsdecode(b"/".join((*self._picks[pick].path, *names)))
