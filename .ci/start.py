@@ -39,8 +39,8 @@ def load(name):
 
 if sys.argv[1:2] in (["run"], ["exec"], ["ps"]):
     load(sys.argv[1])
-    if "pybox.build" in sys.modules:
-        sys.modules["pybox.build"].more = lambda: load("run-more")
+    if "pybox.bundle" in sys.modules:
+        sys.modules["pybox.bundle"].more = lambda: load("run-more")
 from pybox.cli.main import main  # noqa: E402
 
 main()

@@ -15,6 +15,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from pybox import aio as aio
     from pybox.api import run
+    from pybox.containerfile.api import build
+    from pybox.containerfile.errors import BuildError, ContainerfileError, RunFailed
     from pybox.errors import ImageError, ImageNotFound, LimitError, PyboxError, SpecError, StateError
     from pybox.executor.errors import CallTimeout, OutOfMemory, RemoteError, WorkerDied, WorkerFailed
     from pybox.executor.executor import Executor
@@ -27,6 +29,10 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "run": "api",
+    "build": "containerfile.api",
+    "BuildError": "containerfile.errors",
+    "ContainerfileError": "containerfile.errors",
+    "RunFailed": "containerfile.errors",
     "popen": "process",
     "Process": "process",
     "PIPE": "supervise",
@@ -58,7 +64,9 @@ __all__ = [
     "DEVNULL",
     "PIPE",
     "STDOUT",
+    "BuildError",
     "CallTimeout",
+    "ContainerfileError",
     "ExecError",
     "Executor",
     "ImageError",
@@ -72,6 +80,7 @@ __all__ = [
     "PyboxError",
     "RemoteError",
     "Result",
+    "RunFailed",
     "SpecError",
     "StateError",
     "StepFailed",
@@ -79,6 +88,7 @@ __all__ = [
     "WorkerFailed",
     "__version__",
     "aio",
+    "build",
     "popen",
     "run",
     "run_many",

@@ -15,7 +15,7 @@ import posix as os
 import sys
 from zlib import crc32
 
-from pybox import build, native
+from pybox import bundle, native
 from pybox.paths import encode, kind, make_dirs
 from pybox.ready import Ready
 from pybox.record import Record
@@ -84,7 +84,7 @@ def conditions(dirs: Dirs, spec: Spec, facts: Facts) -> tuple[object, ...] | Non
     link = store.link(dirs, spec.image)
     target = _target(link) if link is not None else None  # the host's root has none, and users who may change at any time
     if (
-        not build.ID
+        not bundle.ID
         or target is None
         or spec.system
         or spec.network not in ("none", "host")  # networks, name servers, other containers
@@ -180,7 +180,7 @@ def _here(dirs: Dirs) -> tuple[str | int, ...]:
         place = os.getcwd()
     except FileNotFoundError:  # it was removed
         place = ""
-    return build.ID, os.geteuid(), dirs.store, dirs.state, place
+    return bundle.ID, os.geteuid(), dirs.store, dirs.state, place
 
 
 def _folder(dirs: Dirs) -> str:

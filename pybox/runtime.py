@@ -42,6 +42,8 @@ class Options(Record):
     stderr: Sink | None = None
     stdin: Sink | None = None
     woken: int = -1  # an fd that becomes readable when a signal has come, see supervise.await_end
+    keep_upper: bool = False  # its writable layer is on disk, for ``ended``
+    ended: Callable[[Result], object] | None = None  # called when it has ended, before anything of it is undone
 
 
 class Runtime:
@@ -80,7 +82,7 @@ class Runtime:
         if any(mount.source is not None and mount.source.startswith(f"{self.dirs.store}/volumes/") for mount in spec.mounts):
             from pybox import volumes  # who has none pays nothing for it
 
-            self._make_directories()
+            self.make_directories()
             volumes.prepare(self.planner, spec)
 
     def plan(self, spec: Spec, keep_upper: bool = False) -> Plan:
@@ -91,19 +93,20 @@ class Runtime:
         """Make what this process uses for many runs, as far as this one needs it."""
         with self._once:  # threads share what is made once
             if not self._pid:
-                self._make_directories()
+                self.make_directories()
             if (ready.init or ready.holder) and "program" not in self.reuse:
                 self.reuse["program"] = native.seal("pybox-init", native.init_program())
             if self._pid != os.getpid():  # at first, and after a fork
                 self._pid, self.reuse["owner"] = os.getpid(), os.pidfd_open(os.getpid())
 
-    def _make_directories(self) -> None:
+    def make_directories(self) -> None:
+        """Make the directories that every mount of layers begins in."""
         for path in (self.dirs.state, self.dirs.store, self.dirs.uppers, f"{self.dirs.store}/mnt", f"{self.dirs.store}/scratch"):
             directories.ensure(path, 0o711 if path == self.dirs.store else 0o700)
 
     def run(self, spec: Spec, options: Options, started: Callable[[native.Child, str], None] | None = None) -> Result:
         """Run a container to its end. Raises a PyboxError when it can't be started; then nothing of it is left."""
-        return self.launch(self.ready(spec, options.keep), options, started)
+        return self.launch(self.ready(spec, options.keep or options.keep_upper), options, started)
 
     def launch(self, ready: Ready, options: Options, started: Callable[[native.Child, str], None] | None = None) -> Result:
         """Run what is planned already, to its end. Raises as ``run``."""
@@ -225,6 +228,8 @@ class Running:
             result = _result(self._ready, self._desk, end, bill(self.groups, end.wall >= STALL))
             if self._options.keep:
                 _ended(self._dirs, result)
+            if self._options.ended is not None:
+                self._options.ended(result)
             finished = True
             return result
         finally:

@@ -157,6 +157,14 @@ COMMANDS = (
     Command(
         "pull", KEEP, "pull [--platform PLATFORM] NAME[:TAG|@DIGEST]...", "bring images from their registries", "registry", "pull"
     ),
+    Command(
+        "build",
+        KEEP,
+        "build [-f FILE] [-t NAME] [OPTIONS] CONTEXT",
+        "make an image from a Containerfile (Dockerfile)",
+        "build",
+        "build",
+    ),
     Command("push", KEEP, "push IMAGE [NAME[:TAG]]", "bring an image to a registry", "registry", "push"),
     Command(
         "login", KEEP, "login [-u NAME] [--password-stdin] [REGISTRY]", "keep a password for a registry", "registry", "login"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import posix as os
 
-from pybox import build, plans, state
+from pybox import bundle, plans, state
 from pybox.cli.forwarding import Forwarder
 from pybox.dirs import Dirs
 from pybox.runtime import Options, Runtime
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 def run_again(where: Dirs, words: list[str]) -> int | None:
     """Run what was typed before, and is what it was; returns the exit status. None when it has to be planned."""
-    if not build.ID:
+    if not bundle.ID:
         return None
     known = plans.recall(where, words)
     if known is None:

@@ -69,6 +69,7 @@ def image(dirs: Dirs, args: list[str]) -> int:
 def _images_parser() -> _Parser:
     parser = _parser("images", "List images, newest first.")
     parser.add_argument("--format", choices=("table", "json"), default="table")
+    parser.add_argument("-a", "--all", action="store_true", help="the steps of builds as well, which have no names")
     parser.add_argument("-q", "--quiet", action="store_true", help="print ids only")
     parser.add_argument("--no-trunc", action="store_true", help="print whole ids")
     return parser
@@ -77,7 +78,7 @@ def _images_parser() -> _Parser:
 def images(dirs: Dirs, args: list[str]) -> int:
     """List the images of the store."""
     options = _images_parser().parse_args(args)
-    found = store.images(dirs)
+    found = [image for image in store.images(dirs) if options.all or image.names or not image.step]
     if options.format == "json":
         print(json.dumps([_listed(image) for image in found], indent=2))
         return 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import posix as os
 import sys
 
-from pybox import build, dirs
+from pybox import bundle, dirs
 from pybox.errors import PyboxError
 
 TYPE_CHECKING = False
@@ -72,7 +72,7 @@ def dispatch(words: list[str]) -> int:
         status = run_again(dirs.current(), words[1:])
         if status is not None:
             return status
-        build.more()
+        bundle.more()
     from pybox.cli.commands import COMMANDS
 
     if not words or words[0] in ("help", "-h", "--help"):

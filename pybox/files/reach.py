@@ -27,6 +27,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from types import TracebackType
 
+    from pybox.fastjson import Json
+
 _KERNELS = frozenset(("proc", "sysfs", "cgroup", "cgroup2", "devpts", "mqueue"))
 
 
@@ -101,6 +103,10 @@ class Reach:
     def open_stopped(self, entry: listing.Entry) -> None:
         """Take hold of the root of a container that does not run. Raises StateError when somebody is about to remove it."""
         self._lock = listing.hold(self.given.dirs, entry)
+        self.open_ended()
+
+    def open_ended(self) -> None:
+        """The same for a container that the caller has seen end, and keeps from being removed."""
         self._held = views.container(self.given, self.identity)
         self.root, self.userns = self._held.root, self._held.userns
 
@@ -119,6 +125,15 @@ def reached(where: Dirs, wanted: str) -> Reach:
     except BaseException:
         reach.close()
         raise
+    return reach
+
+
+def just_ended(where: Dirs, identity: str, image: Image) -> Reach:
+    """Take hold of the files of a container of an image, in the moment between its end and its undoing. Raises StepFailed."""
+    journal: dict[str, Json] = {"image": image.name, "image_id": image.id, "layers": list(image.layers)}
+    entry = listing.Entry(identity, "", "", "exited", None, journal, None)
+    reach = Reach(_given(where, entry), entry)
+    reach.open_ended()
     return reach
 
 

@@ -21,7 +21,7 @@ from pybox.image.tree import Cursor
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from pybox.files.worker import Notes
 
@@ -35,13 +35,19 @@ class Taker:
 
     ``bare`` are device numbers of file systems of which only the mount points are shown, ``closed`` names in the archive of what
     is shown empty. ``strict`` makes an error of what may not be read; in a container it belongs to ids that its
-    root has no power over, and is noted.
+    root has no power over, and is noted. ``skip`` is asked of each (name in the archive, whether it is a directory) below the top.
     """
 
     def __init__(
-        self, notes: Notes, bare: frozenset[int] = frozenset(), closed: frozenset[bytes] = frozenset(), *, strict: bool = False
+        self,
+        notes: Notes,
+        bare: frozenset[int] = frozenset(),
+        closed: frozenset[bytes] = frozenset(),
+        *,
+        strict: bool = False,
+        skip: Callable[[bytes, bool], bool] | None = None,
     ) -> None:
-        self._notes, self._bare, self._closed, self._strict = notes, bare, closed, strict
+        self._notes, self._bare, self._closed, self._strict, self._skip = notes, bare, closed, strict, skip
         self._seen: dict[tuple[int, int], bytes] = {}  # files with several names: the first one taken
 
     def tar(self, thing: int, name: bytes) -> Iterator[bytes]:
@@ -74,6 +80,8 @@ class Taker:
                     folder = cursor.at(path)
                     assert folder is not None
                     status = os.stat(name, dir_fd=folder, follow_symlinks=False)
+                    if self._skip is not None and self._skip(full, stat.S_ISDIR(status.st_mode)):
+                        continue
                     if not stat.S_ISDIR(status.st_mode):
                         yield from self.named(folder, name, full)
                         continue
@@ -152,7 +160,7 @@ class Taker:
             pieces = _pieces(fd, status.st_size)
         start = b""
         if pieces != [(0, status.st_size)]:
-            start = _make_sparse(entry, pieces, status.st_size)
+            start = make_sparse(entry, pieces, status.st_size)
         entry.size = size = len(start) + sum(length for _, length in pieces)
         yield encoded(entry)
         if start:
@@ -217,7 +225,7 @@ def _pieces(fd: int, size: int) -> list[tuple[int, int]]:
     return found
 
 
-def _make_sparse(entry: tarfile.TarInfo, pieces: list[tuple[int, int]], size: int) -> bytes:
+def make_sparse(entry: tarfile.TarInfo, pieces: list[tuple[int, int]], size: int) -> bytes:
     """Make it an entry of GNU sparse format 1.0; return the map, which stands before the data."""
     folder, _, name = entry.name.rpartition("/")
     for key, value in (("major", "1"), ("minor", "0"), ("name", entry.name), ("realsize", str(size))):

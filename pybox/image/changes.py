@@ -32,6 +32,7 @@ class NewImage(Record):
     config: Config
     names: tuple[str, ...] = ()
     digests: tuple[str, ...] = ()  # manifest digests
+    step: bool = False  # it is only there for the next build, see containerfile/cache.py
 
     @property
     def keys(self) -> tuple[str, ...]:
@@ -130,6 +131,7 @@ def _run_record(dirs: Dirs, image: NewImage) -> dict[str, Json]:
         "size": sum(layerfile.read(f"{dirs.layers}/{key}").size for key in image.keys),
         "diff_ids": config.diff_ids,
         "digests": tuple(dict.fromkeys((*known, *image.digests))),
+        **({"step": True} if image.step else {}),
     }
 
 
@@ -206,10 +208,7 @@ def sweep(dirs: Dirs, in_use: frozenset[str] = frozenset()) -> list[str]:
     """
     if not os.path.isdir(f"{dirs.store}/locks"):
         return []
-    swept = []
-    for entry in sorted(os.listdir(dirs.store)):
-        if entry.startswith(Workspace.PREFIX) and lock.remove_if_dead(f"{dirs.store}/{entry}"):
-            swept.append(f"{dirs.store}/{entry}")
+    swept = lock.sweep(dirs.store)
     with Workspace(dirs.store) as work:
         with Lock(f"{dirs.store}/locks/names"):
             swept += _sweep_names(dirs)

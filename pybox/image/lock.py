@@ -99,6 +99,12 @@ def remove_if_dead(path: str) -> bool:
         os.close(fd)
 
 
+def sweep(store: str) -> list[str]:
+    """Remove the work directories that killed pyboxes left, which may be large; returns their paths. Raises OSError."""
+    found = (f"{store}/{entry}" for entry in sorted(os.listdir(store)) if entry.startswith(Workspace.PREFIX))
+    return [path for path in found if remove_if_dead(path)]
+
+
 def remove_tree(path: str) -> None:
     """Remove a file or directory tree without following a link; absent is fine. Raises OSError."""
     folder, _, name = path.rpartition("/")

@@ -52,6 +52,7 @@ class StoredImage(Record):
     digests: tuple[str, ...]  # manifest digests under which the image arrived
     config: ImageConfig
     architecture: str
+    step: bool = False  # a step of a build, kept for the next one
 
 
 def architecture() -> str:
@@ -254,4 +255,5 @@ def _stored(dirs: Dirs, key: str, text: str, known: dict[str, str]) -> StoredIma
         digests=_strings(record, "digests", key),
         config=_config(record, key),
         architecture=str(record.get("architecture", "")),
+        step=record.get("step") is True,
     )

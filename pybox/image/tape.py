@@ -145,6 +145,16 @@ def pieces(entry: tarfile.TarInfo) -> list[tuple[int, int]]:
     return found
 
 
+def content(tape: Tape, entry: tarfile.TarInfo) -> Iterator[bytes]:
+    """Yield the data of the entry that was read last, piece after piece; nothing where it is no regular file."""
+    for _, length in pieces(entry) if entry.isreg() else ():
+        left = length
+        while left:
+            data = tape.content(min(left, CHUNK))
+            left -= len(data)
+            yield data
+
+
 def mtime_ns(entry: tarfile.TarInfo) -> int:
     """Return the modification time in ns since the epoch, exact also where pax gives fractions. Raises ImageError."""
     text = entry.pax_headers.get("mtime")

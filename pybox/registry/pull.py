@@ -6,8 +6,6 @@ pull that is killed, or told no, leaves a store in which the image is not there 
 
 from __future__ import annotations
 
-import os
-
 from pybox.dirs import Dirs
 from pybox.errors import ImageError
 from pybox.image import reference, store
@@ -132,13 +130,11 @@ def _described(client: Client, top: Document, platform: str) -> Found:
 
 
 def _bring_in(dirs: Dirs, client: Client, found: Found, watch: Watch) -> bool:
-    from pybox.image import bringing, changes
-    from pybox.image.lock import Workspace, remove_if_dead
+    from pybox.image import bringing, changes, lock
+    from pybox.image.lock import Workspace
 
     changes.prepare(dirs)
-    for entry in os.listdir(dirs.store):  # what killed pulls left may be large
-        if entry.startswith(Workspace.PREFIX):
-            remove_if_dead(f"{dirs.store}/{entry}")
+    lock.sweep(dirs.store)
     fresh: list[str] = []
     with Workspace(dirs.store) as work:
 

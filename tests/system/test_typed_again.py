@@ -14,7 +14,7 @@ from harness import cli
 
 from pybox import dirs
 
-INSTALLED = "import pybox.build, sys; pybox.build.ID = 'of this test'; from pybox.cli.main import {}"
+INSTALLED = "import pybox.bundle, sys; pybox.bundle.ID = 'of this test'; from pybox.cli.main import {}"
 AGAIN = f"""{INSTALLED.format("main, os")}
 def left(status, leave=os._exit):
     open(os.environ[b"LOADED"], "w").write(" ".join(sys.modules))

@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parents[2] / "pybox"
 
 # From the bottom up: a module may import from its own row and from those above it, never from below.
 LAYERS = (
-    "version build _native",
+    "version bundle _native",
     "record",
     "errors fastjson paths",
     "units dirs times shown",
@@ -37,6 +37,7 @@ LAYERS = (
     "volumes",
     "runtime plans",
     "api console joining entering monitor",
+    "containerfile",
     "process",
     "aio testing",
     "jobs",
@@ -54,7 +55,7 @@ LAYERS = (
 # All that a foreground `pybox run` loads beside what the interpreter brings, when its command line was typed before ...
 AGAIN_IMPORTS = """
     _cffi_backend _operator _signal _struct _thread errno fcntl marshal posix select time zlib
-    pybox pybox._native pybox._native.lib pybox.bill pybox.build pybox.cli pybox.cli.foreground pybox.cli.forwarding pybox.cli.main pybox.dirs pybox.errors pybox.fastjson pybox.host
+    pybox pybox._native pybox._native.lib pybox.bill pybox.bundle pybox.cli pybox.cli.foreground pybox.cli.forwarding pybox.cli.main pybox.dirs pybox.errors pybox.fastjson pybox.host
     pybox.native pybox.paths pybox.plans pybox.ready pybox.record pybox.result pybox.runtime pybox.state pybox.steps pybox.steps.base
     pybox.steps.hostside pybox.steps.network pybox.supervise pybox.undo pybox.version
     """.split()

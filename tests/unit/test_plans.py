@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pybox import build, native, plans
+from pybox import bundle, native, plans
 from pybox.dirs import Dirs
 from pybox.host import Cgroups, Facts
 from pybox.native import Program, Table
@@ -52,7 +52,7 @@ WORDS = ["--rm", "busybox", "true", "\udcff"]
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Dirs:
     """An installed pybox with one image and one directory to bind."""
-    monkeypatch.setattr(build, "ID", "one")
+    monkeypatch.setattr(bundle, "ID", "one")
     monkeypatch.chdir(tmp_path)
     dirs = Dirs(f"{tmp_path}/store", f"{tmp_path}/state")
     Path(dirs.images, "names").mkdir(parents=True)
@@ -110,7 +110,7 @@ def test_other_words_another_place_or_another_build_are_another_plan(here: Dirs,
     for other in (here.replace(store="/other"), here.replace(state="/other")):
         assert again(other) is None
     with monkeypatch.context() as patch:
-        patch.setattr(build, "ID", "two")
+        patch.setattr(bundle, "ID", "two")
         assert again(here) is None
     with monkeypatch.context() as patch:
         patch.setattr(plans.os, "geteuid", lambda: 4711)
@@ -171,7 +171,7 @@ def test_a_plan_that_depends_on_more_is_not_kept(here: Dirs, asked: Spec) -> Non
 
 
 def test_a_checkout_keeps_none(here: Dirs, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(build, "ID", "")
+    monkeypatch.setattr(bundle, "ID", "")
     assert plans.conditions(here, spec(here), FACTS) is None
 
 

@@ -1,0 +1,204 @@
+"""`pybox build`: an image from a Containerfile. One line for each step on standard error, the image's id on standard output."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from pybox.cli import run
+from pybox.cli.images import size
+from pybox.cli.options import RUN, Option, Parsed, parse_anywhere
+from pybox.containerfile import api
+from pybox.containerfile.errors import RunFailed
+from pybox.dirs import Dirs
+from pybox.errors import PyboxError, SpecError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from pybox.image.model import Image
+
+# Of the options of `run`, those that say what holds for the container of every RUN.
+_OF_RUN = (
+    "network memory memory-swap cpus cpu-shares cpuset-cpus pids-limit ulimit dns add-host allow-net net-rate volume cap-add cap-drop"
+    " security-opt best-effort userns".split()
+)
+BUILD = (
+    Option(
+        ("-f", "--file"), "", "the Containerfile (CONTEXT/Containerfile, else CONTEXT/Dockerfile); - for standard input", "FILE"
+    ),
+    Option(("-t", "--tag"), "", "a name for the image", "NAME[:TAG]", True),
+    Option(("--build-arg",), "", "a value for an ARG; without =VALUE the caller's variable", "NAME[=VALUE]", True),
+    Option(("--target",), "", "build this stage, not the last", "STAGE"),
+    Option(("--no-cache",), "", "make every step anew"),
+    Option(("--pull",), "", "missing (the default), always or never: when to ask the registry for the images of FROM", "WHEN"),
+    Option(("--label",), "", "a label on the image", "NAME=VALUE", True),
+    Option(("--platform",), "", "this machine's, and no other", "PLATFORM"),
+    Option(("--iidfile",), "", "write the image's id to a file", "FILE"),
+    Option(("--progress",), "", "plain: show what each RUN writes as it comes; auto: only what a failed one wrote", "HOW"),
+    Option(("-q", "--quiet"), "", "print the id and nothing else"),
+    *(option for option in RUN if option.key in _OF_RUN),
+)
+
+
+class Lines:
+    """Says what is done, a line a step."""
+
+    def __init__(self, plain: bool) -> None:
+        self._plain, self._live = plain, os.isatty(2) and os.environ.get("TERM") != "dumb" and not plain
+        self._head = ""
+
+    def step(self, number: int, total: int, text: str) -> None:
+        """A step begins."""
+        shown = "".join(char if char.isprintable() else "?" for char in text)
+        self._head = f"[{number}/{total}] {shown if len(shown) <= 200 else shown[:197] + '...'}"
+        if self._plain:
+            _say(self._head + "\n")
+        elif self._live:
+            _say(f"\r{self._head[: _width()]}")
+
+    def line(self, line: bytes) -> None:
+        """A RUN has written a line."""
+        if self._plain:
+            os.write(2, line if line.endswith(b"\n") else line + b"\n")
+
+    def done(self, cached: bool, seconds: float) -> None:
+        """The step has ended well."""
+        how = "CACHED" if cached else f"{seconds:.2f}s"
+        _say(f"\r\x1b[K{self._head}  {how}\n" if self._live else f"  {how}\n" if self._plain else f"{self._head}  {how}\n")
+        self._head = ""
+
+    def failed(self) -> None:
+        """The step has not."""
+        if not self._plain and self._head:
+            _say(f"\r\x1b[K{self._head}\n" if self._live else f"{self._head}\n")
+
+
+class Silence(Lines):
+    """Says nothing."""
+
+    def step(self, number: int, total: int, text: str) -> None:
+        """Ignore."""
+
+    def done(self, cached: bool, seconds: float) -> None:
+        """Ignore."""
+
+    def failed(self) -> None:
+        """Ignore."""
+
+
+def _say(text: str) -> None:
+    os.write(2, text.encode("utf-8", "backslashreplace"))
+
+
+def _width() -> int:
+    try:
+        return max(20, os.get_terminal_size(2).columns - 1)
+    except OSError:
+        return 79
+
+
+def build(where: Dirs, words: list[str]) -> int:
+    """Build an image; prints its id."""
+    import signal
+
+    parsed = parse_anywhere(BUILD, words)
+    asked, policy, quiet = _asked(parsed), parsed.one("pull") or "missing", parsed.has("quiet")
+    how = parsed.one("progress") or "auto"
+    if policy not in api.POLICIES:
+        # as docker: a switch there, and the last word may be what follows it
+        raise SpecError("pull", policy, "must be missing, always or never")
+    if how not in ("auto", "plain"):
+        raise SpecError("progress", how, "must be auto or plain")
+    watch = Silence(plain=False) if quiet else Lines(how == "plain")
+    # so that a build that is told to stop ends its container and its workspace itself
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    idfile = -1 if (path := parsed.one("iidfile")) is None else run.open_output("iidfile", path)
+    try:
+        built = asked.build(lambda name: _bring(where, name, policy, quiet), watch)
+    except RunFailed as error:
+        watch.failed()
+        if how != "plain":
+            os.write(2, error.output + b"\n" * (not error.output.endswith(b"\n") and error.output != b""))
+        raise
+    except PyboxError:
+        watch.failed()
+        raise
+    finally:
+        if idfile >= 0 and sys.exc_info()[0] is not None:
+            os.close(idfile)
+    for note in built.notes:
+        _say(f"pybox: note: {note}\n")
+    if idfile >= 0:
+        os.write(idfile, built.id.encode())
+        os.close(idfile)
+    if not quiet:
+        from pybox.image import store
+
+        found = store.stored(where, built.id)
+        _say(f"{', '.join(built.names) or '<none>'}: {size(found.size)}, {built.cached} of {built.steps} steps cached\n")
+    print(built.id)
+    return 0
+
+
+def _asked(parsed: Parsed) -> api.Asked:
+    if len(parsed.rest) != 1:
+        raise SpecError("build", " ".join(parsed.rest), "needs one context", "pybox build [-f FILE] [-t NAME] DIRECTORY")
+    if parsed.rest[0] == "-":
+        raise SpecError(
+            "context", "-", "a context from standard input is not supported", "-f - reads the Containerfile from there"
+        )
+    _platform(parsed.one("platform"))
+    args = []
+    for word in parsed.all("build-arg"):
+        name, equals, value = word.partition("=")
+        if not name:
+            raise SpecError("build-arg", word, "must be NAME=VALUE or NAME")
+        if equals or name in os.environ:
+            args.append((name, value if equals else os.environ[name]))
+    labels = [word.partition("=") for word in parsed.all("label")]
+    if any(not name for name, _, _ in labels):
+        raise SpecError("label", "", "must be NAME=VALUE")
+    inner = Parsed()
+    inner.values = {key: values for key, values in parsed.values.items() if key in _OF_RUN}
+    inner.rest = ["none"]
+    file: str | bytes = parsed.one("file") or ""
+    if file == "-":
+        if os.isatty(0):
+            raise SpecError("file", "-", "standard input is a terminal", "pybox build -f - CONTEXT < Containerfile")
+        file = sys.stdin.buffer.read()
+    return api.Asked(
+        context=parsed.rest[0],
+        file=file,
+        names=tuple(parsed.all("tag")),
+        args=tuple(dict(args).items()),
+        target=parsed.one("target") or "",
+        cached=not parsed.has("no-cache"),
+        labels=tuple((name, value) for name, _, value in labels),
+        run=run.spec_of(inner),
+    )
+
+
+def _platform(wanted: str | None) -> None:
+    from pybox.image import store
+
+    here = f"linux/{store.architecture()}"
+    if wanted is not None and wanted != here:
+        raise SpecError("platform", wanted, f"only {here} can be built here", "RUN needs programs that this machine can run")
+
+
+def _bring(where: Dirs, name: str, policy: str, quiet: bool) -> Image:
+    from pybox.cli import registry
+    from pybox.errors import ImageNotFound
+    from pybox.image import store
+
+    if quiet:
+        return api.bring(where, name, policy)
+    if policy == "always":
+        registry.bring(where, name)
+    try:
+        return store.find(where, name)
+    except ImageNotFound as absent:
+        if policy == "never":
+            raise
+        registry.bring(where, name, absent)
+    return store.find(where, name)

@@ -1,0 +1,278 @@
+"""pybox build: images from Containerfiles, on the real kernel."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from harness import TIMEOUT, cli, eventually, start
+
+import pybox
+from pybox import dirs
+from pybox.containerfile.building import Built
+from pybox.image import store
+
+Write = Callable[..., Path]
+
+
+@pytest.fixture
+def context(tmp_path: Path) -> Path:
+    """A context of its own, with a file in it."""
+    made = tmp_path / "context"
+    made.mkdir()
+    (made / "file").write_text("content\n")
+    return made
+
+
+@pytest.fixture(autouse=True)
+def swept() -> Iterator[None]:
+    """Remove the images that a test has built, so that none finds its steps in the cache."""
+    before = {image.id for image in store.images(dirs.current())}
+    yield
+    from pybox.image import changes
+
+    for image in store.images(dirs.current()):
+        if image.id not in before:
+            for name in image.names or (image.id,):
+                changes.remove(dirs.current(), name)
+
+
+def build(context: Path, text: str, **options: object) -> Built:
+    return pybox.build(context, file=text.encode(), tag="built", **options)  # type: ignore[arg-type]
+
+
+def said(*words: str, image: str = "built") -> str:
+    result = pybox.run(image, words)
+    assert result.ok and result.stdout is not None, result
+    return result.stdout.decode()
+
+
+def steps() -> int:
+    return len(store.images(dirs.current()))
+
+
+def debris() -> list[str]:
+    where = dirs.current()
+    uppers = os.listdir(where.uppers) if os.path.isdir(where.uppers) else []
+    return [name for name in os.listdir(where.store) if name.startswith("tmp-")] + uppers
+
+
+STAGES = """
+FROM busybox AS maker
+ARG GREETING=hello
+ENV WHO=world
+WORKDIR /made/deep
+RUN echo "$GREETING $WHO" >text && ln -s text link && rm /bin/inside && mkdir /made/private && chmod 700 /made/private
+COPY --chown=alice:video --chmod=640 file /made/owned
+
+FROM busybox
+COPY --from=maker /made /got
+COPY --from=busybox /etc/passwd /passwd
+COPY <<DOC /inline
+inline $GREETING
+DOC
+WORKDIR /got/deep
+USER alice
+EXPOSE 80
+ENTRYPOINT ["cat"]
+CMD ["text"]
+"""
+
+
+def test_an_image_of_two_stages_is_what_its_containerfile_says(context: Path) -> None:
+    built = build(context, STAGES, build_args={"GREETING": "good morning"})
+    assert said() == "good morning world\n"
+    assert said("/got/deep/link", "/inline") == "good morning world\ninline \n"
+    found = pybox.run("built", ["-c", "%a %u %g", "/got/owned", "/got/private", "/got", "/passwd"], entrypoint="stat").stdout
+    assert found == b"640 1000 44\n700 0 0\n755 0 0\n644 0 0\n"
+    assert pybox.run("built", ["-e", "/bin/inside"], entrypoint="test").ok  # only the first stage has removed it
+    config = json.loads(cli("image", "inspect", built.id).stdout)[0]["Config"]
+    assert (config["User"], config["WorkingDir"], config["ExposedPorts"]) == ("alice", "/got/deep", {"80/tcp": {}})
+    assert debris() == []
+
+
+def test_nothing_is_made_twice_and_the_image_is_then_the_same(context: Path) -> None:
+    first = build(context, STAGES)
+    images = steps()
+    again = build(context, STAGES)
+    assert (again.id, again.cached, steps()) == (first.id, again.steps - 2, images)
+    os.utime(context / "file", (1, 1))
+    (context / "other").touch()
+    assert build(context, STAGES).cached == again.cached  # neither a time nor a file that is not copied counts
+
+
+def test_a_change_makes_all_that_follows_it_anew_and_nothing_before(context: Path) -> None:
+    text = "FROM busybox\nRUN true\nCOPY file /\nARG X\nCOPY file /again\nRUN echo $X\nCMD x"
+    cached = [build(context, text, **options).cached for options in ({}, {}, {"build_args": {"X": "1"}}, {"cache": False})]  # type: ignore[arg-type]
+    (context / "file").chmod(0o600)
+    assert [*cached, build(context, text).cached] == [0, 6, 4, 0, 1]
+
+
+def test_the_time_of_an_image_can_be_given_and_nothing_else_differs(context: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "1000000000")
+    text = "FROM busybox\nRUN mkdir /d; echo x >/d/f\nCOPY . /context/\nWORKDIR /new"
+    first = build(context, text)
+    os.utime(context / "file")
+    assert build(context, text, cache=False).id == first.id
+    assert said("stat", "-c", "%Y", "/d", "/d/f", "/context", "/context/file", "/new").split() == ["1000000000"] * 5
+
+
+def test_a_run_that_fails_says_its_line_its_status_and_what_it_wrote(context: Path) -> None:
+    (context / "Dockerfile").write_text("FROM busybox\n\nRUN echo one; \\\n  echo two >&2; exit 7\n")
+    before = steps()
+    done = cli("build", str(context))
+    assert done.returncode == 7 and done.stdout == ""
+    assert "\none\ntwo\npybox: error: Dockerfile:3: RUN echo one; echo two >&2; exit 7: exit status 7\n" in done.stderr
+    assert (steps(), debris()) == (before, [])
+
+
+def test_the_command_line_says_a_line_a_step_and_prints_the_id(context: Path) -> None:
+    (context / "Containerfile").write_text("FROM busybox\nCOPY file /a\nRUN echo loud\n")
+    first, second = (cli("build", "-t", "built", "--iidfile", str(context / "id"), str(context)) for _ in range(2))
+    assert first.stdout == second.stdout == f"{(context / 'id').read_text()}\n"
+    assert [line.split("  ")[0] for line in first.stderr.splitlines()[:3]] == [
+        "[1/3] FROM busybox",
+        "[2/3] COPY file /a",
+        "[3/3] RUN echo loud",
+    ]
+    assert second.stderr.splitlines()[1:3] == ["[2/3] COPY file /a  CACHED", "[3/3] RUN echo loud  CACHED"]
+    assert "loud\n" in cli("build", "--no-cache", "--progress", "plain", str(context)).stderr
+
+
+def test_steps_of_a_build_are_listed_only_when_asked_for_and_pruned(context: Path) -> None:
+    build(context, "FROM busybox\nRUN true\nRUN echo x >/x")
+    assert len(cli("images", "-q", "-a").stdout.split()) - len(cli("images", "-q").stdout.split()) == 2
+    assert cli("image", "prune").stdout.count("Deleted: ") == 2
+    assert said("cat", "/x") == "x\n"
+    assert build(context, "FROM busybox\nRUN true\nRUN echo x >/x").cached == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("FROM busybox\nRUN touch /ran\nCOPY ../x /", 3),
+        ("FROM busybox\nRUN touch /ran\nRUN --mount=type=secret,id=x true", 3),
+        ("FROM busybox\nRUN touch /ran\nADD https://example.com/ /", 3),
+    ],
+)
+def test_what_is_not_supported_is_refused_before_anything_runs(context: Path, text: str, line: int) -> None:
+    before = steps()
+    with pytest.raises(pybox.ContainerfileError) as caught:
+        build(context, text)
+    assert caught.value.line == line and steps() == before
+
+
+def test_run_has_no_network_and_no_more_rights_than_any_container(context: Path) -> None:
+    build(
+        context,
+        "FROM busybox\nRUN ls /sys/class/net >/net; grep -E 'CapBnd|NoNewPrivs|Seccomp:' /proc/self/status >/rights; "
+        "! mount -t tmpfs x /tmp",
+    )
+    assert said("cat", "/net") == "lo\n"
+    assert said("cat", "/rights").split() == ["CapBnd:", "00000000800405fb", "NoNewPrivs:", "1", "Seccomp:", "2"]
+
+
+def test_links_in_a_context_lead_nowhere_but_into_it(context: Path, tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text("secret")
+    for name, target in {"up": "../secret", "absolute": str(tmp_path / "secret"), "root": "/", "dots": "../../../../.."}.items():
+        (context / name).symlink_to(target)
+    for source in ("up", "absolute", "root/etc/passwd", "dots/etc/passwd"):
+        with pytest.raises(pybox.BuildError, match="no such file or directory in the build context"):
+            build(context, f"FROM busybox\nCOPY {source} /x")
+    build(context, "FROM busybox\nCOPY . /x/\nCOPY dots/file /y")
+    assert [said("readlink", path) for path in ("/x/up", "/x/root")] == ["../secret\n", "/\n"]
+    assert said("cat", "/y") == "content\n"
+
+
+def test_links_in_an_image_lead_nowhere_but_into_it(context: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    text = (
+        f"FROM busybox AS evil\nRUN mkdir -p {out}; ln -s {out} /abs; ln -s ../../../../../../{out} /dots; ln -s /etc/passwd /p\n"
+    )
+    build(context, text + "COPY file /abs/\nCOPY file /dots/f\nFROM busybox\nCOPY --from=evil /abs/file /dots/f /p /got/\n")
+    assert os.listdir(out) == []
+    assert said("cat", "/got/file", "/got/f") == "content\n" * 2
+    assert said("head", "-n1", "/got/p").startswith("root:x:0:0:root:/root:/bin/sh")
+
+
+def test_a_context_that_changes_all_the_time_never_leads_out(context: Path, tmp_path: Path) -> None:
+    outside = tmp_path / "outside"
+    for where in (outside, context / "d"):
+        where.mkdir()
+    (outside / "f").write_text("secret")
+    (context / "d/f").write_text("mine")
+    (context / "evil").symlink_to(outside)
+    over = threading.Event()
+
+    def swap() -> None:
+        while not over.is_set():
+            os.rename(context / "d", context / "e")
+            os.rename(context / "evil", context / "d")
+            os.rename(context / "d", context / "evil")
+            os.rename(context / "e", context / "d")
+
+    swapper = threading.Thread(target=swap)
+    swapper.start()
+    try:
+        for _ in range(8):
+            try:
+                build(context, "FROM scratch\nCOPY d/f /f\nCOPY d /d/", cache=False)
+            except pybox.BuildError:
+                continue
+            for layer in store.stored(dirs.current(), "built").layers:
+                for path in (Path(layer) / "f", Path(layer) / "d/f"):
+                    assert not path.exists() or path.read_text() == "mine"
+    finally:
+        over.set()
+        swapper.join()
+
+
+def test_a_build_that_is_killed_in_a_run_leaves_nothing_but_what_was_whole(context: Path) -> None:
+    (context / "Containerfile").write_text("FROM busybox\nCOPY file /a\nRUN touch /half && echo up && sleep 600\n")
+    process = start(
+        "build", "-t", "built", "--progress", "plain", str(context), stderr=subprocess.PIPE, stdout=subprocess.DEVNULL
+    )
+    assert process.stderr is not None
+    for line in process.stderr:
+        if line == b"up\n":
+            break
+    assert len(os.listdir(dirs.current().uppers)) == 1
+    process.send_signal(signal.SIGKILL)
+    process.wait(TIMEOUT)
+    process.stderr.close()
+    (context / "Containerfile").write_text("FROM busybox\nCOPY file /a\nRUN touch /whole\n")
+    assert eventually(lambda: cli("gc").returncode == 0 and debris() == [])
+    done = cli("build", "-t", "built", str(context))
+    assert done.returncode == 0 and "COPY file /a  CACHED" in done.stderr
+    assert said("ls", "/").split().count("whole") == 1 and "half" not in said("ls", "/")
+
+
+def test_a_build_that_is_told_to_stop_cleans_up_itself(context: Path) -> None:
+    (context / "Containerfile").write_text("FROM busybox\nRUN echo up && sleep 600\n")
+    process = start("build", "--progress", "plain", str(context), stderr=subprocess.PIPE, stdout=subprocess.DEVNULL)
+    assert process.stderr is not None
+    for line in process.stderr:
+        if line == b"up\n":
+            break
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(TIMEOUT) == 130
+    process.stderr.close()
+    assert debris() == []
+
+
+def test_one_step_is_undone_by_a_later_layer_and_not_shipped_in_it(context: Path) -> None:
+    build(context, "FROM busybox\nRUN mkdir /d && echo x >/d/f && echo y >/d/g\nRUN rm /d/f && rm -r /home && mkdir /home")
+    assert said("sh", "-c", "ls /d /home") == "/d:\ng\n\n/home:\n"
+
+
+def test_a_plain_tar_is_unpacked_by_add_and_kept_by_copy(context: Path) -> None:
+    subprocess.run(["tar", "-czf", context / "a.tgz", "-C", context, "file"], check=True)
+    build(context, "FROM busybox\nADD a.tgz /added/\nCOPY a.tgz /copied/")
+    assert said("ls", "/added", "/copied").split() == ["/added:", "file", "/copied:", "a.tgz"]
