@@ -252,11 +252,6 @@ def remove(dirs: Dirs, name: str) -> None:
         os.unlink(f"{folder(dirs)}/{name}")
 
 
-def reaches_out() -> bool:
-    """Return whether this host forwards IPv6, so that a container with a route is not left waiting."""
-    return read("/proc/sys/net/ipv6/conf/all/forwarding").strip() == "1"
-
-
 def trouble(thorough: bool = True) -> list[str]:
     """Return what keeps containers from the world though nothing of pybox's is wrong; each with what to do about it.
 

@@ -276,7 +276,7 @@ class LimitRate(HostStep):
 class WriteHosts(HostStep):
     """Write the hosts file of the container, and its name into those of its neighbours: so they find each other."""
 
-    call: ClassVar[str] = "write"
+    call: ClassVar[str] = "openat"
     man: ClassVar[str] = "hosts(5)"
     dirs: Dirs
     networks: tuple[str, ...]
@@ -290,7 +290,7 @@ class WriteHosts(HostStep):
         return f"{self.dirs.state}/CONTAINER-ID/hosts"
 
     def calls(self) -> tuple[str, ...]:
-        return (f'open("{self._path()}", O_WRONLY|O_CREAT|O_EXCL|O_CLOEXEC, 0644)',)
+        return (f'openat(AT_FDCWD, "{self._path()}", O_WRONLY|O_CREAT|O_EXCL|O_CLOEXEC, 0644)',)
 
     def apply(self, desk: Desk) -> None:
         from pybox.network import names
