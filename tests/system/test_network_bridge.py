@@ -165,6 +165,18 @@ def test_published_ports_are_reached_from_outside_from_the_host_and_from_localho
     assert eventually(lambda: there.fetch("http://127.0.0.1:8080/") == "hello", 5)
 
 
+def test_published_ports_answer_at_ipv6_s_localhost_and_where_they_can_not_it_is_said(there: Place) -> None:
+    switch = "/proc/sys/net/bridge/bridge-nf-call-ip6tables"  # only where br_netfilter is loaded
+    words = ("-p", "[::1]:9091:80", "-v", f"{there.www}:/www", "busybox", "httpd", "-f", "-h", "/www")
+    there.at(there.host, "sh", "-c", f"test ! -e {switch} || echo 0 >{switch}")
+    there.said("run", "-d", "-p", "8080:80", *words)
+    assert eventually(lambda: there.fetch("http://[::1]:8080/") == "hello", 5)
+    assert there.fetch("http://[::1]:9091/") == "hello" and there.fetch("http://127.0.0.1:9091/") == ""
+    if there.at(there.host, "sh", "-c", f"test ! -e {switch} || echo 1 | tee {switch}"):
+        done = there.pybox("run", "--rm", *words)
+        assert done.returncode == 125 and "can't be published on ::1: br_netfilter is in the way" in done.stderr
+
+
 def test_a_port_of_a_program_of_the_host_is_left_to_it(there: Place) -> None:
     server = subprocess.Popen(there._words(there.host, BUSYBOX, "httpd", "-f", "-p", "8088", "-h", str(there.www)))
     try:
