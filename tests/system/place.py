@@ -76,9 +76,9 @@ class Place:
         """Start `pybox WORDS`."""
         return subprocess.Popen(self._words(self.host, *PYBOX, *words), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
 
-    def fetch(self, url: str, where: subprocess.Popen[bytes] | None = None) -> str:
-        """Return what a program of the host, or of the internet, gets from a URL; "" when it gets nothing."""
-        words = self._words(where or self.host, "timeout", "1", BUSYBOX, "wget", "-q", "-O-", url)
+    def fetch(self, url: str, where: subprocess.Popen[bytes] | None = None, seconds: float = 2) -> str:
+        """Return what a program of the host, or of the internet, gets from a URL; "" when it gets nothing in that time."""
+        words = self._words(where or self.host, "timeout", str(seconds), BUSYBOX, "wget", "-q", "-O-", url)
         return subprocess.run(words, capture_output=True, text=True, check=False).stdout.strip()
 
     def of_containers(self) -> list[str]:
