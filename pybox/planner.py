@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from pybox.fastjson import Json
     from pybox.network.networks import Network
 
+    Reach = tuple[tuple[Network, ...], str, bool]  # the networks of a container, its resolv.conf, whether the host forwards IPv6
+
 
 class Planned(Ready):
     """A plan that is ready to launch, with what it was made from."""
@@ -73,17 +75,18 @@ class Planner:
         self.facts = facts
         self._plans: dict[tuple[object, ...], Planned] = {}
 
-    def inputs(self, spec: Spec, keep_upper: bool = False, managed: bool = False) -> Inputs:
-        """Read from disk what a plan needs. Raises ImageNotFound or SpecError."""
+    def inputs(self, spec: Spec, keep_upper: bool = False, managed: bool = False, reach: Reach | None = None) -> Inputs:
+        """Read from disk what a plan needs, unless its ``reach`` has been read already. Raises ImageNotFound or SpecError."""
         image = store.find(self.dirs, spec.image)
         if spec.system:
             from pybox.system import settle  # who is no init does not pay for it
 
             spec = settle(spec, self.facts, image)
-        networks, resolvers = self._networks(spec)
+        networks, resolvers, forwards6 = reach or self._reach(spec)
         return Inputs(
             networks=networks,
             resolvers=resolvers,
+            forwards6=forwards6,
             spec=spec,
             facts=self.facts,
             image=image,
@@ -97,13 +100,13 @@ class Planner:
             managed=managed,
         )
 
-    def _networks(self, spec: Spec) -> tuple[tuple[Network, ...], str]:
-        """Return the networks that a container is to be on, and its resolv.conf."""
+    def _reach(self, spec: Spec) -> Reach:
+        """Return the networks that a container is to be on, its resolv.conf, and whether the host forwards IPv6."""
         if spec.network in ("none", "host"):
-            return (), ""
-        from pybox.kernel.network import joined, resolvers  # who has no network does not pay for it
+            return (), "", False
+        from pybox.kernel.network import forwards6, joined, resolvers  # who has no network does not pay for it
 
-        return joined(self.dirs, spec, self.facts), resolvers(spec.net.dns)
+        return joined(self.dirs, spec, self.facts), resolvers(spec.net.dns), forwards6()
 
     def filter(self, spec: Spec) -> bytes:
         """Return the compiled seccomp program of a container; b"" for none. Raises SpecError for a profile that is none."""
@@ -126,17 +129,18 @@ class Planner:
         tag = store.pointer(self.dirs, spec.image)  # None for the host's root, whose users may change at any time
         if tag is None or spec.seccomp not in ("", "default", "unconfined"):
             return self.plan(spec, keep, managed)
-        key = (spec, keep, managed, tag, self._networks(spec), *kinds(spec.mounts))
+        reach = self._reach(spec)
+        key = (spec, keep, managed, tag, reach, *kinds(spec.mounts))
         ready = self._plans.get(key)
         if ready is None:
             if len(self._plans) >= 64:
                 self._plans.clear()
-            ready = self._plans[key] = self.plan(spec, keep, managed)
+            ready = self._plans[key] = self.plan(spec, keep, managed, reach)
         return ready
 
-    def plan(self, spec: Spec, keep: bool, managed: bool = False) -> Planned:
+    def plan(self, spec: Spec, keep: bool, managed: bool = False, reach: Reach | None = None) -> Planned:
         """Read, plan and lower. Raises ImageNotFound, SpecError or LimitError."""
-        given = self.inputs(spec, keep, managed)
+        given = self.inputs(spec, keep, managed, reach)
         return ready_of(given, make(given), to_json(given.spec))
 
 

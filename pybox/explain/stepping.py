@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from pybox.dirs import Dirs
     from pybox.fastjson import Json
     from pybox.plan import Plan
+    from pybox.planner import Reach
     from pybox.ready import Ready
     from pybox.result import Result
     from pybox.spec import Spec
@@ -179,9 +180,9 @@ class _Cutter(Planner):
         super().__init__(where, facts)
         self._cut = cut
 
-    def plan(self, spec: Spec, keep: bool, managed: bool = False) -> Planned:
+    def plan(self, spec: Spec, keep: bool, managed: bool = False, reach: Reach | None = None) -> Planned:
         """Return the changed plan."""
-        return self._cut(super().plan(spec, keep, managed))
+        return self._cut(super().plan(spec, keep, managed, reach))
 
 
 class Walk:

@@ -45,6 +45,7 @@ class Inputs(Record):
     keep_upper: bool = False  # the writable layer is looked at after the run
     networks: tuple[Network, ...] = ()  # that it is on
     resolvers: str = ""  # its resolv.conf, when it is on a network
+    forwards6: bool = False  # this host forwards IPv6: asked only for who is on a network
     managed: bool = False  # it is looked after: stopped, counted and frozen by its control groups
 
     @property

@@ -9,7 +9,7 @@ from pybox.errors import SpecError
 from pybox.host import read
 from pybox.kernel.inputs import Inputs
 from pybox.netspec import Port, family, network_names, parse_ports
-from pybox.network import networks
+from pybox.network import networks, pasta
 from pybox.network.networks import Network
 from pybox.steps.base import HostStep
 from pybox.steps.wiring import BringUpBridge, Fence, JoinNetwork, LeaseAddress, LimitRate, PlugIn, PublishPorts, WriteHosts
@@ -32,9 +32,9 @@ def prepare(given: Inputs) -> Iterator[HostStep]:
         yield JoinNetwork(given.dirs, spec.network.removeprefix("container:"))
         return
     if not given.facts.root:
-        from pybox.steps import pasta
+        from pybox.steps.pasta import checked
 
-        yield pasta.checked(spec.network, net, f"{given.dirs.state}/CONTAINER-ID/pasta.pid")
+        yield checked(spec.network, net, f"{given.dirs.state}/CONTAINER-ID/pasta.pid")
         return
     on = given.networks
     wanted = _place(on[0], net.ip)
@@ -43,11 +43,15 @@ def prepare(given: Inputs) -> Iterator[HostStep]:
     for position, network in enumerate(on):
         yield LeaseAddress(given.dirs, network, position, wanted if position == 0 else 0, (spec.hostname,))
     out = next((position for position, network in enumerate(on) if not network.internal), 0)
-    out6 = networks.reaches_out()
     for position, network in enumerate(on):
         first = position == out
         yield PlugIn(
-            given.dirs.state, network, position, net.mac if position == 0 else "", first, first and out6 and bool(network.subnet6)
+            given.dirs.state,
+            network,
+            position,
+            net.mac if position == 0 else "",
+            way_out=first,
+            way_out6=first and given.forwards6 and bool(network.subnet6),
         )
         if net.rate is not None:
             yield LimitRate(position, net.rate)
@@ -77,8 +81,21 @@ def _exposed(given: Inputs) -> tuple[Port, ...]:
 
 
 def joined(dirs: Dirs, spec: Spec, facts: Facts) -> tuple[Network, ...]:
-    """Return the networks that a container is to be on; a plain user's are not the host's. Raises StateError for one that is none."""
-    return tuple(networks.load(dirs, name) for name in network_names(spec.network)) if facts.root else ()
+    """Return the networks that a container is to be on; a plain user's are not the host's.
+
+    Raises StateError for one that is none, PyboxError for a plain user without pasta.
+    """
+    names = network_names(spec.network)
+    if facts.root:
+        return tuple(networks.load(dirs, name) for name in names)
+    if names:
+        pasta.find()
+    return ()
+
+
+def forwards6() -> bool:
+    """Return whether this host forwards IPv6: a container with a route to nowhere waits for each address it tries."""
+    return read("/proc/sys/net/ipv6/conf/all/forwarding").strip() == "1"
 
 
 def resolvers(spec_dns: tuple[str, ...]) -> str:

@@ -47,6 +47,7 @@ flush chain inet pybox leaving
 flush chain inet pybox crossing
 flush chain inet pybox to_host
 add rule inet pybox guard iifname @bridges ip daddr 127.0.0.0/8 drop comment "route_localnet is for the host only (CVE-2020-8558)"
+add rule inet pybox guard iifname @bridges ip6 daddr ::1 drop
 add rule inet pybox publish meta l4proto {{ tcp, udp }} dnat ip addr . port to ip daddr . meta l4proto . th dport map @ports_at
 add rule inet pybox publish meta l4proto {{ tcp, udp }} dnat ip addr . port to meta l4proto . th dport map @ports
 add rule inet pybox publish meta l4proto {{ tcp, udp }} dnat ip6 addr . port to ip6 daddr . meta l4proto . th dport map @ports6_at

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 DEFAULT = "pybox"
+LOCALHOST6 = "sysctl -w net.bridge.bridge-nf-call-ip6tables=0"  # what lets published ports answer at ::1
 
 
 class Network(Record):
@@ -215,10 +216,25 @@ def _bring_up(kernel: rtnl.Kernel, network: Network) -> int:
         _set(f"/proc/sys/net/ipv4/conf/{network.bridge}/route_localnet", "1")
         _set(f"/proc/sys/net/ipv6/conf/{network.bridge}/accept_ra", "0")  # a container is no router of ours
         firewall.add_network(network.bridge, network.subnet, network.subnet6, network.internal)
-        kernel.ask(*addresses, rtnl.put_up(link.index))
+        kernel.ask(*addresses, rtnl.put_up(link.index), *_localhost6(network, link.index))
     else:
         firewall.add_network(network.bridge, network.subnet, network.subnet6, network.internal)
     return link.index
+
+
+def _localhost6(network: Network, index: int) -> list[rtnl.Message]:
+    """Return what lets a published port answer at ::1.
+
+    IPv6 has no route_localnet, and needs none: what goes out from ::1 gets the host's address on the bridge. But the answer, which
+    is given ::1 back, is taken for the host's only where a route says so for the interface that it came in at. What others send
+    to ::1 the kernel drops before it looks at routes; where br_netfilter translates on the bridge already, our answer, too.
+    """
+    return [rtnl.local_route(index, bytes(15) + b"\1")] if network.subnet6 else []
+
+
+def answers_at_localhost6() -> bool:
+    """Return whether a published port can answer at ::1 on this host."""
+    return read("/proc/sys/net/bridge/bridge-nf-call-ip6tables").strip() != "1"
 
 
 def _set(path: str, value: str) -> None:
@@ -252,11 +268,6 @@ def remove(dirs: Dirs, name: str) -> None:
         os.unlink(f"{folder(dirs)}/{name}")
 
 
-def reaches_out() -> bool:
-    """Return whether this host forwards IPv6, so that a container with a route is not left waiting."""
-    return read("/proc/sys/net/ipv6/conf/all/forwarding").strip() == "1"
-
-
 def trouble(thorough: bool = True) -> list[str]:
     """Return what keeps containers from the world though nothing of pybox's is wrong; each with what to do about it.
 
@@ -267,4 +278,6 @@ def trouble(thorough: bool = True) -> list[str]:
         found.append("this host forwards nothing, so containers reach it and each other only: sysctl -w net.ipv4.ip_forward=1")
     if thorough:
         found += firewall.in_the_way()
+        if not answers_at_localhost6():
+            found.append(f"br_netfilter keeps published ports from answering at ::1, not at 127.0.0.1: {LOCALHOST6}")
     return found

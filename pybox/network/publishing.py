@@ -7,6 +7,7 @@ import _socket
 from pybox.errors import StateError
 from pybox.netspec import Port
 from pybox.network import pool
+from pybox.network.networks import LOCALHOST6, answers_at_localhost6
 from pybox.network.pool import Claimed
 
 _FREE = range(49152, 65536)  # RFC 6335: dynamic ports
@@ -24,6 +25,10 @@ def claim(state: str, identity: str, ports: tuple[Port, ...], to: str, to6: str)
 def _claimed(port: Port, identity: str, to: str, to6: str) -> Claimed:
     if ":" in port.address and not to6:
         raise StateError(f"the port {port.host} can't be published on {port.address}: the network has no IPv6")
+    if port.address == "::1" and not answers_at_localhost6():
+        raise StateError(
+            f"the port {port.host} can't be published on ::1: br_netfilter is in the way", f"127.0.0.1, or {LOCALHOST6}"
+        )
     return Claimed(port.protocol, port.address or "0.0.0.0", port.host, identity, to, port.inside, to6)
 
 

@@ -96,6 +96,13 @@ def default_route(index: int, gateway: bytes) -> Message:
     return Message(_NEWROUTE, _CREATE | _EXCL, body + attribute(5, gateway) + attribute(4, pack("=I", index)))
 
 
+def local_route(index: int, value: bytes) -> Message:
+    """Take what comes in at an interface for an IPv6 address as the host's own. Ranks behind the address's own route."""
+    body = pack("=BBBBBBBBI", _socket.AF_INET6, 128, 0, 0, 255, 4, 254, 2, 0)  # table local, RTPROT_STATIC, host, local
+    ranks = attribute(6, pack("=I", 1024 + index))  # RTA_PRIORITY: two of the same would be one
+    return Message(_NEWROUTE, _CREATE | _EXCL, body + attribute(1, value) + attribute(4, pack("=I", index)) + ranks)
+
+
 class Kernel:
     """A netlink socket: requests go out together and are answered one by one. It belongs to the namespace it was opened in."""
 

@@ -164,7 +164,7 @@ class PublishPorts(HostStep):
     The port is claimed first, by a symlink that says whose it is; and a program of the host that listens there keeps its port.
     """
 
-    call: ClassVar[str] = "nft"
+    call: ClassVar[str] = "nft_run_cmd_from_buffer"
     man: ClassVar[str] = "nft(8)"
     dirs: Dirs
     network: Network
@@ -175,10 +175,8 @@ class PublishPorts(HostStep):
         return f"publish {shown}{' ...' if len(self.ports) > 4 else ''}"
 
     def calls(self) -> tuple[str, ...]:
-        return tuple(
-            f"nft create element inet pybox ports {{ {port.protocol} . {port.host or 'PORT'} : ADDRESS . {port.inside} }}"
-            for port in self.ports
-        )
+        elements = (f"{{ {port.protocol} . {port.host or 'PORT'} : ADDRESS . {port.inside} }}" for port in self.ports)
+        return tuple(f'nft_run_cmd_from_buffer(<nft>, "create element inet pybox ports {element}")' for element in elements)
 
     def leaves(self) -> tuple[tuple[str, str], ...]:
         return (("ports", f"{self.dirs.state}/ports/CONTAINER-ID"),)
@@ -202,7 +200,7 @@ class Fence(HostStep):
     put into its hosts file: what they mean later makes no difference.
     """
 
-    call: ClassVar[str] = "nft"
+    call: ClassVar[str] = "nft_run_cmd_from_buffer"
     man: ClassVar[str] = "nft(8)"
     dirs: Dirs
     networks: tuple[Network, ...]
@@ -213,7 +211,8 @@ class Fence(HostStep):
         return f"let it reach {', '.join(self.allowed)} and nothing else"
 
     def calls(self) -> tuple[str, ...]:
-        return ("nft add chain inet pybox fence-CONTAINER-ID; add rule ... ip daddr ... accept; add rule ... reject",)
+        script = "add chain inet pybox fence-CONTAINER-ID; add rule ... ip daddr ... accept; add rule ... reject"
+        return (f'nft_run_cmd_from_buffer(<nft>, "{script}")',)
 
     def leaves(self) -> tuple[tuple[str, str], ...]:
         return (("fence", f"{self.dirs.state}/CONTAINER-ID"),)
@@ -262,7 +261,7 @@ class LimitRate(HostStep):
         return f"limit eth{self.position} to {self.rate} bits a second"
 
     def calls(self) -> tuple[str, ...]:
-        return tuple(f"sendto(<netlink>, RTM_NEWQDISC {{tbf rate={self.rate}bit}}) {where}" for where in ("outside", "inside"))
+        return tuple(f"sendto({where}, RTM_NEWQDISC {{tbf rate={self.rate}bit}})" for where in ("<netlink>", "<netlink inside>"))
 
     def apply(self, desk: Desk) -> None:
         from pybox.network import rate
@@ -276,7 +275,7 @@ class LimitRate(HostStep):
 class WriteHosts(HostStep):
     """Write the hosts file of the container, and its name into those of its neighbours: so they find each other."""
 
-    call: ClassVar[str] = "write"
+    call: ClassVar[str] = "openat"
     man: ClassVar[str] = "hosts(5)"
     dirs: Dirs
     networks: tuple[str, ...]
@@ -290,7 +289,7 @@ class WriteHosts(HostStep):
         return f"{self.dirs.state}/CONTAINER-ID/hosts"
 
     def calls(self) -> tuple[str, ...]:
-        return (f'open("{self._path()}", O_WRONLY|O_CREAT|O_EXCL|O_CLOEXEC, 0644)',)
+        return (f'openat(AT_FDCWD, "{self._path()}", O_WRONLY|O_CREAT|O_EXCL|O_CLOEXEC, 0644)',)
 
     def apply(self, desk: Desk) -> None:
         from pybox.network import names

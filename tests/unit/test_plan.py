@@ -18,8 +18,9 @@ from pybox.errors import LimitError, SpecError
 from pybox.host import Cgroups, Facts
 from pybox.image.model import Image, ImageConfig
 from pybox.kernel.inputs import Account, Inputs, TopEntry
+from pybox.network.networks import Network
 from pybox.plan import Plan, make
-from pybox.spec import Limits, Mount, Rlimit, Spec
+from pybox.spec import Limits, Mount, Net, Rlimit, Spec
 from pybox.steps import entering, hostside, mounts, network, places, process, rights, terminal
 from pybox.steps.base import ChildStep, HostStep, Step
 from pybox.steps.hostside import ClaimState, MakeUpper, MakeUserNamespace
@@ -49,6 +50,7 @@ from pybox.steps.process import (
     SetHostname,
 )
 from pybox.steps.rights import DropBounding, InstallFilter, NoNewPrivileges, SetCapabilities, SetGid, SetGroups, SetRlimit, SetUid
+from pybox.steps.wiring import PlugIn
 
 V2 = Cgroups(unified="/cg", controllers=frozenset({"memory", "pids", "cpu", "cpuset"}))
 HYBRID = Cgroups(unified="/cg/unified", v1=tuple((name, f"/cg/{name}") for name in ("memory", "pids", "cpu")), problem="hybrid")
@@ -72,6 +74,11 @@ TOP = (TopEntry("bin", "usr/bin"), TopEntry("usr"), TopEntry("home", mounts_belo
 PLAIN = Spec(image="busybox", args=("ls", "-l"))
 VOLUMES = (Mount("/d/e", source="/h/data", read_only=True), Mount("/d", source="/h/file"), Mount("/t", size=1 << 20))
 KINDS = ("directory", "file", "tmpfs")
+NETWORKS = (
+    Network("a", "pb-a-0", "10.9.0.0/24", "fd00:9::/64", internal=True),
+    Network("b", "pb-b-0", "10.8.0.0/24", "fd00:8::/64"),
+)
+NET = Net(ip=("10.9.0.7",), ports=("8080:80",), hosts=("db:192.0.2.9",), allow=("192.0.2.1:443",), rate=10**7)
 
 
 def inputs(spec: Spec = PLAIN, facts: Facts = ROOT, **fields: object) -> Inputs:
@@ -106,6 +113,9 @@ VARIANTS: dict[str, Inputs] = {
     "network host": inputs(PLAIN.replace(network="host")),
     "network host, plain user": inputs(PLAIN.replace(network="host"), USER),
     "pid, ipc, uts host": inputs(PLAIN.replace(pid="host", ipc="host", uts="host")),
+    "on networks": inputs(PLAIN.replace(network="a,b", net=NET), networks=NETWORKS, forwards6=True),
+    "on a network, user namespace": inputs(PLAIN.replace(network="a", userns=True), networks=NETWORKS[:1]),
+    "on a network, plain user": inputs(PLAIN.replace(network="pybox", net=Net(ports=("8080:80",))), USER),
     "all of the host's, plain user": inputs(PLAIN.replace(pid="host", ipc="host", uts="host", network="host"), USER),
     "read only": inputs(PLAIN.replace(read_only=True)),
     "kept": inputs(keep_upper=True),
@@ -189,6 +199,16 @@ def test_a_v1_cpuset_is_planned_without_touching_the_host(monkeypatch: pytest.Mo
     monkeypatch.setattr(host, "read", lambda path, default="": read.append(path) or default)
     make(inputs(PLAIN.replace(limits=Limits(cpuset_cpus="0")), ROOT.replace(cgroups=groups)))
     assert read == []
+
+
+def test_the_way_out_leads_over_a_network_that_has_one_and_ipv6_s_only_where_the_host_forwards_it() -> None:
+    given = VARIANTS["on networks"]
+    for forwards6 in (True, False):
+        plugs = [step for step in make(given.replace(forwards6=forwards6)).prepare if isinstance(step, PlugIn)]
+        assert [(step.network.name, step.way_out, step.way_out6) for step in plugs] == [
+            ("a", False, False),
+            ("b", True, forwards6),
+        ]
 
 
 def test_it_begins_with_the_claim_and_the_clone_and_ends_with_exec(given: Inputs) -> None:
@@ -372,6 +392,7 @@ def test_the_writable_layer_is_on_disk_only_when_it_must_be() -> None:
         "upper on disk",
         "userns",
         "userns, limits",
+        "on a network, user namespace",
         "plain user, old kernel",
     }
     for name, volatile in (("kept", False), ("plain", False), ("upper on disk", True)):
