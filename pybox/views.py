@@ -206,7 +206,12 @@ def _descends(dirs: Dirs, entry: Entry, name: str) -> bool:
 
 def disk_use(dirs: Dirs, entry: Entry) -> int:
     """Return how many bytes of the disk a container's writable layer takes; one in memory takes none."""
-    total, folders = 0, [f"{dirs.uppers}/{entry.identity}"]
+    return tree_use(f"{dirs.uppers}/{entry.identity}")
+
+
+def tree_use(path: str) -> int:
+    """Return how many bytes of the disk the files below a directory take; none where there is no such directory."""
+    total, folders = 0, [path]
     while folders:
         try:
             with os.scandir(folders.pop()) as found:

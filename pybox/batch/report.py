@@ -6,15 +6,15 @@ as that of a hundred, and is made in passes over the results, not from memory. A
 
 from __future__ import annotations
 
-import os
 from heapq import heappush, heapreplace
-from html import escape
 from time import localtime, strftime
 
+from pybox import page
 from pybox.batch.chart import HEIGHT, TOP, Axes, Slices, chart, number_text
 from pybox.batch.progress import duration
 from pybox.batch.summary import STATES, Summary, called, number, starts, state_of
-from pybox.shown import size, visible
+from pybox.page import escaped
+from pybox.shown import size
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -26,38 +26,21 @@ _SINGLE = 2000  # jobs that are drawn one by one
 _LANE = 12  # units of height, at most, for each job that runs at once
 
 _STYLE = """
-:root{color-scheme:light dark;--bg:#fff;--fg:#1c2024;--dim:#667;--line:#d8dce0;--ok:#2f9e62;--failed:#d33f49;--timeout:#d98a00;
---oom:#8e44ad;--cancelled:#7a8290;--skipped:#b3bac2;--plot:#2f6fd0}
-@media(prefers-color-scheme:dark){:root{--bg:#14171a;--fg:#e4e7ea;--dim:#99a1aa;--line:#343a40;--ok:#3fb878;--failed:#ef6069;
---timeout:#f0a830;--oom:#b97fd6;--cancelled:#8b949e;--skipped:#59616a;--plot:#6aa2f5}}
-body{background:var(--bg);color:var(--fg);font:15px/1.5 system-ui,sans-serif;max-width:1100px;margin:2rem auto;padding:0 1rem}
-h1{font-size:1.5rem;margin:0 0 .2rem;overflow-wrap:anywhere}h2{font-size:1.05rem;margin:2rem 0 .4rem}p{margin:.2rem 0;color:var(--dim)}
-.tiles{display:flex;flex-wrap:wrap;gap:.6rem;margin:1rem 0}.tile{border:1px solid var(--line);border-radius:8px;padding:.4rem .9rem}
-.tile b{display:block;font-size:1.25rem}.tile span{color:var(--dim);font-size:.85rem}
+:root{--timeout:#d98a00;--oom:#8e44ad;--cancelled:#7a8290;--skipped:#b3bac2}
+@media(prefers-color-scheme:dark){:root{--timeout:#f0a830;--oom:#b97fd6;--cancelled:#8b949e;--skipped:#59616a}}
 svg{width:100%;height:auto;display:block}svg text{fill:var(--dim);font:11px system-ui,sans-serif}.grid{stroke:var(--line)}
-.plot{fill:var(--plot);stroke:none}.key i{display:inline-block;width:.8em;height:.8em;border-radius:2px;margin:0 .35em 0 1em}.key i:first-child{margin-left:0}
-table{border-collapse:collapse;width:100%;font-size:.9rem}th{text-align:left;color:var(--dim);font-weight:500}
-th,td{padding:.3rem .8rem .3rem 0;border-bottom:1px solid var(--line);vertical-align:top;overflow-wrap:anywhere}
-td code{font:12px ui-monospace,monospace}.wide{overflow-x:auto}
+.plot{fill:var(--plot);stroke:none}td code{font:12px ui-monospace,monospace}
 """ + "".join(f".{state}{{fill:var(--{state});background:var(--{state})}}" for state in STATES)
 
 
 def write(path: str, title: str, summary: Summary, results: Results) -> None:
     """Write the page: it is there whole, or not at all."""
-    temporary = f"{path}.new"
-    try:
-        with open(temporary, "w", encoding="utf-8", errors="backslashreplace") as file:
-            file.writelines(_page(title, summary, results))
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
+    page.write(path, _page(title, summary, results))
 
 
 def _page(title: str, summary: Summary, results: Results) -> Iterator[str]:
-    shown = _text(title)
-    yield f"<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content='width=device-width'><title>{shown}</title>"
-    yield f"<style>{_STYLE}</style><h1>{shown}</h1>"
+    shown = escaped(title)
+    yield f"{page.head(shown, _STYLE)}<h1>{shown}</h1>"
     if summary.last:
         yield f"<p>{strftime('%Y-%m-%d %H:%M:%S', localtime(summary.first))}, {duration(summary.span)}</p>"
     yield from _tiles(summary)
@@ -70,21 +53,14 @@ def _page(title: str, summary: Summary, results: Results) -> Iterator[str]:
     yield from _failed(summary)
 
 
-def _text(text: str) -> str:
-    """Return a text for HTML: it may come from a job."""
-    return escape(visible(text), quote=True)
-
-
 def _tiles(summary: Summary) -> Iterator[str]:
     tiles = [(str(summary.total), "jobs"), *((str(count), state) for state, count in summary.states.items() if count)]
     if summary.done < summary.total:
         tiles.append((str(summary.total - summary.done), "not run"))
     tiles += [(duration(summary.span), "wall"), (duration(summary.wall), "all jobs"), (duration(summary.cpu), "CPU")]
     if summary.peak:
-        tiles.append((size(summary.peak), f"peak memory, {_text(summary.peak_name)}"))
-    yield "<div class=tiles>"
-    yield from (f"<div class=tile><b>{value}</b><span>{what}</span></div>" for value, what in tiles)
-    yield "</div>"
+        tiles.append((size(summary.peak), f"peak memory, {escaped(summary.peak_name)}"))
+    yield page.tiles(tiles)
 
 
 def _key(summary: Summary) -> str:
@@ -108,7 +84,7 @@ def _timeline(axes: Axes, summary: Summary, results: Results) -> Iterator[str]:
             told = f"{called(row)}: {state_of(row)}, {number_text(end - begin)} s, {size(int(number(row, 'memory_peak')))}"
             bars.append(
                 f"<rect class={state_of(row)} x={axes.x(begin):.1f} y={TOP + lane * height:.1f} width={width:.1f} "
-                f"height={height * 0.85:.1f}><title>{_text(told)}</title></rect>"
+                f"height={height * 0.85:.1f}><title>{escaped(told)}</title></rect>"
             )
         yield from chart(axes, most * height, "", "", bars)
         return
@@ -159,7 +135,7 @@ def _memory(axes: Axes, summary: Summary, results: Results) -> Iterator[str]:
             y = TOP + HEIGHT * (1 - peak / summary.peak)
             dots.append(
                 f"<circle class={state_of(row)} cx={axes.x(end):.1f} cy={y:.1f} r=2.5 fill-opacity=.75>"
-                f"<title>{_text(called(row))}: {size(int(peak))}</title></circle>"
+                f"<title>{escaped(called(row))}: {size(int(peak))}</title></circle>"
             )
         yield from chart(axes, HEIGHT, size(summary.peak), "", dots)
         return
@@ -195,7 +171,7 @@ def _cpu(axes: Axes, summary: Summary, results: Results) -> Iterator[str]:
 def _slowest(summary: Summary) -> Iterator[str]:
     if summary.slowest():
         yield "<h2>Slowest</h2><table>"
-        yield from (f"<tr><td>{_text(name)}<td>{number_text(wall)} s" for wall, name in summary.slowest())
+        yield from (f"<tr><td>{escaped(name)}<td>{number_text(wall)} s" for wall, name in summary.slowest())
         yield "</table>"
 
 
@@ -205,8 +181,8 @@ def _failed(summary: Summary) -> Iterator[str]:
     yield f"<h2>Not well: {summary.failed}</h2><div class=wide><table><tr><th>job<th>number<th>why<th>tried<th>last line of stderr"
     for failure in summary.failures:
         yield (
-            f"<tr><td>{_text(failure.name)}<td>{failure.index}<td>{_text(failure.reason)}<td>{failure.attempts}"
-            f"<td><code>{_text(failure.words)}</code>"
+            f"<tr><td>{escaped(failure.name)}<td>{failure.index}<td>{escaped(failure.reason)}<td>{failure.attempts}"
+            f"<td><code>{escaped(failure.words)}</code>"
         )
     yield "</table></div>"
     if summary.failed > len(summary.failures):

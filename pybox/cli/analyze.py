@@ -17,10 +17,29 @@ from pybox.runtime import Runtime
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from pybox.dirs import Dirs
+    from pybox.explain.stepping import Walk
     from pybox.plan import Plan
+    from pybox.planner import Planned
+    from pybox.spec import Spec
 
 _MARK = {True: "ok", False: "NOT SHOWN", None: "-"}
+
+
+def measured(
+    where: Dirs, words: list[str], stdout: int | None, look: Callable[[Walk], object] | None = None
+) -> tuple[Spec, Planned, Analysis]:
+    """Make a run and look at it. Returns (what was asked, its plan, what was seen). Raises SpecError and the like before it."""
+    asked = parse(RUN, words)
+    if any(asked.values.get(key) for key in BACKGROUND):
+        raise SpecError("analyze", "", "is for a run in the foreground without a terminal")
+    spec, options = spec_of(asked), options_of(asked).replace(stdout=stdout)
+    runtime = Runtime(where)
+    sweep(runtime)
+    ready = runtime.planner.plan(spec, options.keep)
+    return spec, ready, measure(where, spec, options, ready.plan, look)
 
 
 def analyze(where: Dirs, words: list[str], form: str) -> int:
@@ -28,14 +47,8 @@ def analyze(where: Dirs, words: list[str], form: str) -> int:
 
     Returns 0 when it ran and each step showed its effect, whatever the command's status; else 1. Raises what the run raised.
     """
-    asked = parse(RUN, words)
-    if any(asked.values.get(key) for key in BACKGROUND):
-        raise SpecError("analyze", "", "is for a run in the foreground without a terminal")
-    spec, options = spec_of(asked), options_of(asked).replace(stdout=2)
-    runtime = Runtime(where)
-    sweep(runtime)
-    plan = runtime.planner.plan(spec, options.keep).plan
-    found = measure(where, spec, options, plan)
+    spec, ready, found = measured(where, words, stdout=2)
+    plan = ready.plan
     if form == "json":
         print(json.dumps(_document(spec.image, plan, found), indent=2))
     else:

@@ -114,6 +114,14 @@ COMMANDS = (
         "explain",
     ),
     Command(
+        "report",
+        LOOK,
+        "report -o FILE [--no-redact] run ...|CONTAINER",
+        "write a page about a run: its steps and their times, what it has, may use and shares",
+        "report",
+        "report",
+    ),
+    Command(
         "doctor",
         LOOK,
         "doctor [ITEM] [--format json|text] [--for run|rootless]",

@@ -12,6 +12,8 @@ from pybox.steps.process import BecomeInit, Exec
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from pybox.dirs import Dirs
     from pybox.fastjson import Json
     from pybox.plan import Plan
@@ -67,8 +69,11 @@ def shows(step: Step, seen: Seen) -> bool:
         return False
 
 
-def analyze(where: Dirs, spec: Spec, options: Options, plan: Plan) -> Analysis:
-    """Run a container to its end and look at each of its steps. What the run raises is in the Analysis, except SpecError and the like."""
+def analyze(where: Dirs, spec: Spec, options: Options, plan: Plan, look: Callable[[Walk], object] | None = None) -> Analysis:
+    """Run a container to its end and look at each of its steps. What the run raises is in the Analysis, except SpecError and the like.
+
+    ``look`` is called while the process stands at the gate, for who wants to see more of it.
+    """
     gate = last_row(plan)
     walk = Walk(where, spec, options, gate)
     judged: dict[int, bool] = {}
@@ -78,6 +83,8 @@ def analyze(where: Dirs, spec: Spec, options: Options, plan: Plan) -> Analysis:
             for number, _, step in walk.plan.steps():
                 if number <= len(walk.plan.prepare) + gate:
                     judged[number] = shows(step, seen)
+            if look is not None:
+                look(walk)
             walk.go(0)
     except BaseException:
         walk.abort()
@@ -90,10 +97,13 @@ def analyze(where: Dirs, spec: Spec, options: Options, plan: Plan) -> Analysis:
     trace = walk.recorder.trace()
     if not trace.steps and error is not None:
         raise error
-    steps = []
+    steps: list[Measured] = []
+    held, stood = len(walk.plan.prepare) + gate, 0
     for timed in trace.steps:
-        if timed.number > len(walk.plan.prepare) + gate:
+        if timed.number > held:
             judged[timed.number] = error is None
+            stood = stood or timed.begun - steps[-1].timed.done
+        timed = timed.replace(begun=timed.begun - stood, done=timed.done - stood)
         steps.append(Measured(timed, judged.get(timed.number)))
     failed = 0
     if error is not None:

@@ -17,7 +17,7 @@ from pybox.version import VERSION
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTS = sorted(
-    [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *(ROOT / "bench").glob("*.md"), *(ROOT / "images").glob("*.md")]
+    [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "bench").glob("*.md"), *(ROOT / "images").glob("*.md")]
 )
 NAMES = [str(path.relative_to(ROOT)) for path in DOCUMENTS]
 _PAGE = re.compile(r"\b[a-z_][\w.-]*\([1-8](?:const)?\)")
@@ -49,6 +49,32 @@ def test_relative_links_lead_somewhere(name: str) -> None:
     path = ROOT / name
     links = [link.partition("#")[0] for link in re.findall(r"\]\(([^)\s]+)\)", path.read_text()) if "://" not in link]
     assert [link for link in links if link and not (path.parent / link).exists()] == []
+
+
+def anchors(path: Path) -> set[str]:
+    """Return the anchors of a document: its headings, as GitHub and mkdocs name them, and what mkdocstrings makes of API names."""
+    text = re.sub(r"^```.*?^```", "", path.read_text(), flags=re.M | re.S)
+    headings = [re.sub(r"[`*]|\]\([^)]*\)|\[", "", line) for line in re.findall(r"^#+ +(.*)$", text, re.M)]
+    named = {re.sub(r"[^\w\- ]", "", heading).strip().lower().replace(" ", "-") for heading in headings}
+    return named | set(re.findall(r"^::: ([\w.]+)$", text, re.M))
+
+
+@pytest.mark.parametrize("name", LINKING)
+def test_anchors_are_there(name: str) -> None:
+    path = ROOT / name
+    links = [
+        link.partition("#") for link in re.findall(r"\]\(([^)\s]+#[^)\s]+|#[^)\s]+)\)", path.read_text()) if "://" not in link
+    ]
+    targets = [(path.parent / file if file else path, anchor) for file, _, anchor in links]
+    assert [str(file) + "#" + anchor for file, anchor in targets if file.suffix == ".md" and anchor not in anchors(file)] == []
+
+
+def test_the_site_names_every_concept_and_no_page_that_is_not_there() -> None:
+    """Other pages of docs/ find their place by themselves: .ci/site.py."""
+    named = set(re.findall(r"^ +- (?:\w+: )?([\w/-]+\.md)$", (ROOT / "mkdocs.yml").read_text(), re.M))
+    elsewhere = {"index.md", "CHANGELOG.md", *(name for name in named if name.startswith("bench/"))}
+    assert {path.relative_to(ROOT / "docs").as_posix() for path in (ROOT / "docs" / "concepts").glob("*.md")} <= named
+    assert [name for name in sorted(named - elsewhere) if not (ROOT / "docs" / name).exists()] == []
 
 
 @pytest.mark.parametrize("name", LINKING)
