@@ -14,7 +14,7 @@ from pybox.kernel import namespaces, rootfs
 from pybox.kernel.inputs import Inputs
 from pybox.record import Record
 from pybox.steps.base import ChildStep, Desk
-from pybox.steps.mounts import MapLayer, MountKernelFs, MountOverlay, PrivateMounts
+from pybox.steps.mounts import MountKernelFs, MountOverlay, PrivateMounts
 from pybox.steps.places import GoTo, MakeDirectory
 from pybox.steps.process import CheckLeash, Clone, DieWithParent, EnterUserNamespace, Exec
 
@@ -73,12 +73,7 @@ def _layers(given: Inputs) -> Iterator[ChildStep]:
     yield GoTo(given.dirs.store)
     yield MountKernelFs("tmpfs", "scratch", _QUIET, "mode=0755")
     yield MakeDirectory("scratch/empty")
-    below = tuple(layer.removeprefix(f"{given.dirs.store}/") for layer in given.image.layers)
-    if given.mapped_by_root:
-        for number, layer in enumerate(below):
-            yield MakeDirectory(f"scratch/l{number}")
-            yield MapLayer(layer, f"scratch/l{number}")
-        below = tuple(f"scratch/l{number}" for number in range(len(below)))
+    below = yield from rootfs.layers(given, given.image.layers)
     yield ShowLayers(("scratch/empty", *below), "", "", userxattr=not given.facts.root)
     yield GoTo("mnt")
 

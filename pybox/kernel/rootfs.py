@@ -40,10 +40,11 @@ from pybox.steps.places import (
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Generator, Iterator
 
 NODES = (("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0))
 LINKS = (("/proc/self/fd", "fd"), ("fd/0", "stdin"), ("fd/1", "stdout"), ("fd/2", "stderr"), ("pts/ptmx", "ptmx"))
+_OPTIONS_MOST = 3500  # bytes for the layers; mount(2) takes a page of options, 4096, and cuts the rest off
 _QUIET = ("MS_NOSUID", "MS_NODEV", "MS_NOEXEC")
 
 
@@ -90,12 +91,7 @@ def stack(given: Inputs) -> Iterator[ChildStep]:
         for name, text, mine in _files(given):
             yield MakeFile(f"scratch/{name}", text, mine=mine)
             yield OpenSource(f"scratch/{name}", f"etc:{name}", recursive=False)
-    below = tuple(_relative(layer, given.dirs.store) for layer in given.image.layers)
-    if given.mapped_by_root:
-        for number, layer in enumerate(below):
-            yield MakeDirectory(f"scratch/l{number}")
-            yield MapLayer(layer, f"scratch/l{number}")
-        below = tuple(f"scratch/l{number}" for number in range(len(below)))
+    below = yield from layers(given, given.image.layers)
     own = "scratch" if given.upper_in_memory else "uppers/CONTAINER-ID"
     if given.upper_in_memory:
         yield MakeDirectory("scratch/u")
@@ -119,6 +115,25 @@ def stack(given: Inputs) -> Iterator[ChildStep]:
             flags += ["MOUNT_ATTR_NOSUID"] if kind == "device" else ["MOUNT_ATTR_NOSUID", "MOUNT_ATTR_NODEV"]
             yield SetMountFlags(f"volume{number}", tuple(flags))
     yield GoTo("mnt")
+
+
+def layers(given: Inputs, paths: tuple[str, ...], prefix: str = "scratch/l") -> Generator[ChildStep, None, tuple[str, ...]]:
+    """Yield what makes layers fit to be stacked; returns their paths, topmost first.
+
+    Root of a mapped user namespace sees them through its id map. More than fit into mount's page, about 80, get short names.
+    """
+    below = tuple(layer.removeprefix(f"{given.dirs.store}/") for layer in paths)
+    short = tuple(f"{prefix}{number}" for number in range(len(below)))
+    if given.mapped_by_root:
+        for layer, name in zip(below, short, strict=True):
+            yield MakeDirectory(name)
+            yield MapLayer(layer, name)
+        return short
+    if len(":".join(below)) > _OPTIONS_MOST:
+        for layer, name in zip(below, short, strict=True):
+            yield MakeSymlink(f"../{layer}", name)
+        return short
+    return below
 
 
 def _overlay(given: Inputs, below: tuple[str, ...], own: str, name: str, target: str) -> MountOverlay:
@@ -149,10 +164,6 @@ def _own_root(given: Inputs, own: str) -> Iterator[ChildStep]:
         for part in ("u", "w"):
             yield MakeDirectory(f"{own}/{part}/{entry.name}")
         yield _overlay(given, (f"/{entry.name}",), own, f"/{entry.name}", f"mnt/{entry.name}")
-
-
-def _relative(layer: str, store: str) -> str:
-    return layer.removeprefix(store + "/") if layer.startswith(store + "/") else layer
 
 
 def _host_sources(given: Inputs) -> Iterator[tuple[str, str]]:
