@@ -113,7 +113,8 @@ def run(
         oom_score_adj: -1000 to 1000, see proc_pid_oom_score_adj(5).
         timeout: seconds, after which the whole container is killed (``reason == "timeout"``); no exception.
         env: variables, added to the image's.
-        mounts: ``{"/host/dir": "/in/container"}``, or ``["/host/dir:/in/container:ro", ...]``, or Mounts.
+        mounts: ``{"/host/dir": "/in/container"}``, or ``["/host/dir:/in/container:ro", "name:/a/volume", "/a/volume/of/its/own"]``,
+            or Mounts (``Mount("/at", image="other")`` shows an image).
         ulimits: ``["nofile=1024:4096"]``.
         user: ``name|uid[:group|gid]``, resolved from the image.
         workdir, hostname, entrypoint: as in `pybox run`.

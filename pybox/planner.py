@@ -9,7 +9,7 @@ import os
 
 from pybox import host, users
 from pybox.dirs import Dirs
-from pybox.errors import SpecError
+from pybox.errors import ImageNotFound, SpecError
 from pybox.host import Facts
 from pybox.image import store
 from pybox.kernel import command, credentials, namespaces, seccomp
@@ -80,6 +80,9 @@ class Planner:
             from pybox.system import settle  # who is no init does not pay for it
 
             spec = settle(spec, self.facts, image)
+        stacks: tuple[tuple[str, ...], ...] = ()
+        if any(mount.image for mount in spec.mounts):
+            spec, stacks = self._images(spec)
         networks, resolvers = self._networks(spec)
         return Inputs(
             networks=networks,
@@ -90,12 +93,28 @@ class Planner:
             dirs=self.dirs,
             account=users.find(image, spec.user or image.config.user),
             sources=kinds(spec.mounts),
+            stacks=stacks,
             filter=self.filter(spec),
             etc_mode=users.etc_mode(image, (self.facts.uid, self.facts.gid)),
             top=tuple(TopEntry(*entry) for entry in host.top_entries()) if image.id == "host" and not self.facts.root else (),
             keep_upper=keep_upper,
             managed=managed,
         )
+
+    def _images(self, spec: Spec) -> tuple[Spec, tuple[tuple[str, ...], ...]]:
+        """Find the images that are shown beside the root. They are named by their ids from here on: a tag may move."""
+        mounts, stacks = [], []
+        for mount in spec.mounts:
+            layers: tuple[str, ...] = ()
+            if mount.image:
+                try:
+                    found = store.find(self.dirs, mount.image)
+                except ImageNotFound as error:
+                    raise SpecError("mount", mount.image, error.message, f"pybox pull {mount.image}") from None
+                mount, layers = mount.replace(image=found.id), found.layers
+            mounts.append(mount)
+            stacks.append(layers)
+        return spec.replace(mounts=tuple(mounts)), tuple(stacks)
 
     def _networks(self, spec: Spec) -> tuple[tuple[Network, ...], str]:
         """Return the networks that a container is to be on, and its resolv.conf."""
@@ -122,7 +141,8 @@ class Planner:
         tag = store.pointer(self.dirs, spec.image)  # None for the host's root, whose users may change at any time
         if tag is None or spec.seccomp not in ("", "default", "unconfined"):
             return self.plan(spec, keep, managed)
-        key = (spec, keep, managed, tag, self._networks(spec), *kinds(spec.mounts))
+        tags = [store.pointer(self.dirs, mount.image) for mount in spec.mounts if mount.image]
+        key = (spec, keep, managed, tag, *tags, self._networks(spec), *kinds(spec.mounts))
         ready = self._plans.get(key)
         if ready is None:
             if len(self._plans) >= 64:
@@ -137,13 +157,15 @@ class Planner:
 
 
 def kinds(mounts: tuple[Mount, ...]) -> tuple[str, ...]:
-    """Return what each source is: "directory", "file", "device" or "tmpfs". Raises SpecError for one that is not there."""
+    """Return what each source is: "directory", "file", "device", "image" or "tmpfs". Raises SpecError for one that is not there."""
     return tuple(map(_kind, mounts))
 
 
 def _kind(mount: Mount) -> str:
     if mount.source is None:
-        return "tmpfs"
+        return "image" if mount.image else "tmpfs"
+    if mount.anonymous:
+        return "directory"  # made with the container
     try:
         mode = os.stat(mount.source).st_mode & 0o170000
     except OSError as error:

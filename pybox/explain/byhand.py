@@ -12,7 +12,7 @@ from shlex import quote
 
 from pybox import native
 from pybox.errors import SpecError
-from pybox.steps import hostside, mounts, network, places, process, rights
+from pybox.steps import hostside, images, mounts, network, places, process, rights
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -302,6 +302,7 @@ _WRITERS: dict[type, Writer] = {
     process.Exec: _exec,
     mounts.PrivateMounts: lambda to, step: ["mount --make-rprivate /"],
     mounts.MountOverlay: _overlay,
+    images.ShowLayers: _overlay,
     mounts.MountKernelFs: _kernel_fs,
     mounts.OpenSource: _open_source,
     mounts.SetMountFlags: _source_flags,

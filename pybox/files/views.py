@@ -14,7 +14,8 @@ from pybox.kernel import namespaces, rootfs
 from pybox.kernel.inputs import Inputs
 from pybox.record import Record
 from pybox.steps.base import ChildStep, Desk
-from pybox.steps.mounts import MountKernelFs, MountOverlay, PrivateMounts
+from pybox.steps.images import ShowLayers
+from pybox.steps.mounts import MountKernelFs, PrivateMounts
 from pybox.steps.places import GoTo, MakeDirectory
 from pybox.steps.process import CheckLeash, Clone, DieWithParent, EnterUserNamespace, Exec
 
@@ -24,14 +25,6 @@ if TYPE_CHECKING:
 
 _INIT = os.path.join(os.path.dirname(os.path.abspath(native.__file__)), "pybox-init")
 _QUIET = ("MS_NOSUID", "MS_NODEV", "MS_NOEXEC")
-
-
-class ShowLayers(MountOverlay):
-    """Show the layers of an image as one tree, read-only. Overlayfs wants two layers or more, so an empty one lies on top."""
-
-    def options(self) -> str:
-        """Return the options of overlayfs, without a writable layer."""
-        return f"lowerdir={':'.join(self.lower_dirs)}" + (",userxattr" if self.userxattr else "")
 
 
 class Held(Record):

@@ -38,7 +38,10 @@ class Inputs(Record):
     image: Image
     dirs: Dirs
     account: Account = Account()
-    sources: tuple[str, ...] = ()  # of spec.mounts, in order: "directory", "file", "device" or "tmpfs"
+    sources: tuple[str, ...] = ()  # of spec.mounts, in order: "directory", "file", "device", "image" or "tmpfs"
+    stacks: tuple[
+        tuple[str, ...], ...
+    ] = ()  # of spec.mounts that are images, in order, their layers; () of others. () for none at all
     filter: bytes = b""  # compiled seccomp program, b"" for none
     etc_mode: int | None = None  # of the image's /etc, when it is a plain directory that belongs to the container's root
     top: tuple[TopEntry, ...] = ()  # of the image host, for a plain user

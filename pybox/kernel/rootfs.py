@@ -109,8 +109,14 @@ def stack(given: Inputs) -> Iterator[ChildStep]:
         if path == _hosts_kept(given):
             yield SetMountFlags(name, ("MOUNT_ATTR_RDONLY", "MOUNT_ATTR_NOSUID", "MOUNT_ATTR_NODEV", "MOUNT_ATTR_NOEXEC"))
     for number, (mount, kind) in enumerate(zip(given.spec.mounts, given.sources, strict=True)):
-        if mount.source is not None:
-            yield OpenSource(mount.source, f"volume{number}")
+        source = mount.source
+        if mount.image:
+            from pybox.kernel import images  # who shows none does not pay for it
+
+            yield from images.steps(given, number, mount)
+            source = images.place(number)
+        if source is not None:
+            yield OpenSource(source, f"volume{number}", recursive=not mount.image)
             flags = ["MOUNT_ATTR_RDONLY"] if mount.read_only else []
             flags += ["MOUNT_ATTR_NOSUID"] if kind == "device" else ["MOUNT_ATTR_NOSUID", "MOUNT_ATTR_NODEV"]
             yield SetMountFlags(f"volume{number}", tuple(flags))
@@ -288,7 +294,7 @@ def _covers(given: Inputs) -> Iterator[ChildStep]:
 def _volume(number: int, mount: Mount, kind: str) -> Iterator[ChildStep]:
     slot = f"at:volume{number}"
     yield OpenTarget(mount.target, slot, file=kind in ("file", "device"), foreign=mount.target not in PROC_OK)
-    if mount.source is not None:
+    if mount.source is not None or mount.image:
         yield PlaceMount(f"volume{number}", slot, mount.target, mount.read_only)
         return
     size = "" if mount.size is None else f"size={mount.size},"

@@ -306,3 +306,12 @@ def test_containers_that_live(person: Person) -> None:
     assert eventually(lambda: "kept as it is" in person.pybox("gc").stdout)
     assert json.loads(said("inspect", "dead"))[0]["reason"] == "lost"
     assert said("rm", "dead") == "dead" and person.leftovers() == []
+
+
+def test_images_and_volumes_without_a_name_can_be_mounted(person: Person) -> None:
+    mount = "type=image,src=busybox,dst=/m"
+    script = "touch /m/x 2>&1; ls /m/bin/busybox; touch /etc/new && grep -c root: /etc/passwd"
+    said = person.run("--mount", mount, "-v", "/etc", "busybox", "sh", "-c", script)
+    assert said == "touch: /m/x: Read-only file system\n/m/bin/busybox\n1"
+    assert os.listdir(person.home / "store/volumes") == []
+    assert person.run("--mount", f"{mount},rw", "busybox", "sh", "-c", "rm /m/etc/passwd && ls /m/etc").split() != []
