@@ -84,7 +84,7 @@ class Planner:
         if any(mount.image for mount in spec.mounts):
             spec, stacks = self._images(spec)
         networks, resolvers = self._networks(spec)
-        return Inputs(
+        given = Inputs(
             networks=networks,
             resolvers=resolvers,
             spec=spec,
@@ -100,6 +100,16 @@ class Planner:
             keep_upper=keep_upper,
             managed=managed,
         )
+        if spec.limits.storage_size is not None and not given.upper_in_memory:
+            given = given.replace(no_quota=self._no_quota())
+        return given
+
+    def _no_quota(self) -> str:
+        if not self.facts.root:
+            return "a plain user can't set quotas"
+        from pybox.steps.quota import problem
+
+        return problem(self.dirs.uppers)
 
     def _images(self, spec: Spec) -> tuple[Spec, tuple[tuple[str, ...], ...]]:
         """Find the images that are shown beside the root. They are named by their ids from here on: a tag may move."""

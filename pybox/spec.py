@@ -92,6 +92,7 @@ class Limits(Record):
     cpuset_cpus: str | None = None  # "0-1,3"
     pids: int | None = None  # processes and threads, pybox-init included
     oom_score_adj: int | None = None
+    storage_size: int | None = None  # bytes of the writable layer
 
     def validate(self) -> None:
         """Refuse limits that no kernel would take."""
@@ -114,6 +115,8 @@ class Limits(Record):
             raise SpecError("oom-score-adj", self.oom_score_adj, "must be between -1000 and 1000")
         if self.cpuset_cpus is not None:
             parse_cpuset(self.cpuset_cpus)
+        if self.storage_size is not None and self.storage_size < 1 << 20:
+            raise SpecError("storage-size", self.storage_size, "must be at least 1M")
 
 
 def parse_cpuset(text: str) -> frozenset[int]:

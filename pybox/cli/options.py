@@ -65,6 +65,7 @@ RUN = (
     Option(("--pids-limit",), "Limits", "most processes and threads at once", "NUMBER"),
     Option(("--oom-score-adj",), "Limits", "-1000 to 1000: whom the kernel kills first", "NUMBER"),
     Option(("--ulimit",), "Limits", "a resource limit per process", "NAME=SOFT[:HARD]", True),
+    Option(("--storage-size",), "Limits", "what the writable layer may hold, e.g. 100M", "BYTES"),
     Option(("--best-effort",), "Limits", "run without a limit that this host can't enforce, and say so"),
     Option(("-v", "--volume"), "Files", "show a file or directory of the host inside, or a volume", "[SRC|NAME:]DST[:ro]", True),
     Option(("--mount",), "Files", "the same in words: type=bind|volume|tmpfs|image,source=SRC,target=DST", "WORDS", True),

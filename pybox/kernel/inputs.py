@@ -48,6 +48,7 @@ class Inputs(Record):
     keep_upper: bool = False  # the writable layer is looked at after the run
     networks: tuple[Network, ...] = ()  # that it is on
     resolvers: str = ""  # its resolv.conf, when it is on a network
+    no_quota: str = ""  # why a writable layer on disk can't be limited; asked only where it is to be
     managed: bool = False  # it is looked after: stopped, counted and frozen by its control groups
 
     @property

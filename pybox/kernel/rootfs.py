@@ -6,6 +6,7 @@ steps     pivot; the kernel's file systems; let go of the host; then volumes, op
 
 from __future__ import annotations
 
+from pybox.errors import LimitError
 from pybox.kernel import cgroup
 from pybox.kernel.inputs import Inputs
 from pybox.kernel.namespaces import FIRST_ID
@@ -50,8 +51,28 @@ _QUIET = ("MS_NOSUID", "MS_NODEV", "MS_NOEXEC")
 
 def prepare(given: Inputs) -> Iterator[HostStep]:
     """Yield the writable layer, where it is on disk."""
-    if not given.upper_in_memory:
-        yield MakeUpper(f"{given.dirs.uppers}/CONTAINER-ID", owner=FIRST_ID if given.mapped_by_root else None)
+    if given.upper_in_memory:
+        return
+    yield MakeUpper(f"{given.dirs.uppers}/CONTAINER-ID", owner=FIRST_ID if given.mapped_by_root else None)
+    size = given.spec.limits.storage_size
+    if size is not None and not given.no_quota:
+        from pybox.steps.quota import SetQuota  # who has no such limit does not pay for it
+
+        yield SetQuota(f"{given.dirs.uppers}/CONTAINER-ID", size)
+
+
+def effective(given: Inputs) -> tuple[tuple[str, str], ...]:
+    """Return what enforces the size of the writable layer, if one is asked for. Raises LimitError unless --best-effort."""
+    if given.spec.limits.storage_size is None:
+        return ()
+    if given.upper_in_memory or not given.no_quota:
+        return (("--storage-size", "tmpfs" if given.upper_in_memory else "project quota"),)
+    if not given.spec.best_effort:
+        raise LimitError(
+            f"cannot enforce --storage-size: the writable layer is on disk, and {given.no_quota}",
+            "with --rm it is in memory, which can be limited; or mount ext4 or xfs with prjquota, and let PYBOX_STORE lie there",
+        )
+    return (("--storage-size", f"none: {given.no_quota}"),)
 
 
 def _files(given: Inputs) -> tuple[tuple[str, str, bool], ...]:
@@ -86,7 +107,8 @@ def stack(given: Inputs) -> Iterator[ChildStep]:
     """Yield the overlay and the taking hold of sources: all that needs the host in sight."""
     yield PrivateMounts()
     yield GoTo(given.dirs.store)
-    yield MountKernelFs("tmpfs", "scratch", _QUIET, "mode=0755")
+    size = given.spec.limits.storage_size if given.upper_in_memory else None
+    yield MountKernelFs("tmpfs", "scratch", _QUIET, "mode=0755" + (f",size={size}" if size is not None else ""))
     if not _files_in_upper(given):
         for name, text, mine in _files(given):
             yield MakeFile(f"scratch/{name}", text, mine=mine)
