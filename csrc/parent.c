@@ -5,7 +5,9 @@
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/dqblk_xfs.h>
 #include <linux/openat2.h>
+#include <linux/quota.h>
 #include <sched.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
@@ -70,4 +72,32 @@ int pb_open_in_root(int dirfd, const char *path, int flags)
 	long fd = syscall(SYS_openat2, dirfd, path, &how, sizeof(how));
 
 	return fd < 0 ? -errno : (int)fd;
+}
+
+static int quotactl_fd(int fd, int command, uint32_t project, void *data)
+{
+	return syscall(SYS_quotactl_fd, fd, QCMD(command, PRJQUOTA), project, data) < 0 ? -errno : 0;
+}
+
+int pb_has_quota(int fd)
+{
+	struct fs_quota_statv state = {.qs_version = FS_QSTATV_VERSION1};
+	int result = quotactl_fd(fd, Q_XGETQSTATV, 0, &state);
+
+	return result < 0 ? result : state.qs_flags & FS_QUOTA_PDQ_ENFD ? 0 : -ESRCH;
+}
+
+int pb_set_quota(int fd, uint32_t project, uint64_t bytes)
+{
+	struct if_dqblk block = {.dqb_bhardlimit = bytes / QIF_DQBLKSIZE, .dqb_valid = QIF_BLIMITS};
+
+	return quotactl_fd(fd, Q_SETQUOTA, project, &block);
+}
+
+int64_t pb_quota(int fd, uint32_t project)
+{
+	struct if_dqblk block;
+	int result = quotactl_fd(fd, Q_GETQUOTA, project, &block);
+
+	return result < 0 ? result : (int64_t)(block.dqb_bhardlimit * QIF_DQBLKSIZE);
 }

@@ -185,6 +185,12 @@ void pb_forget_networks(void);
 /* A netlink socket of a network namespace: a socket belongs to where it was opened, and so does what it asks for. An fd or -errno. */
 int pb_netlink_in(int netns);
 
+/* Project quotas of the file system of an fd, quotactl(2): are there any (0, or -errno: ESRCH)? The limit of one in bytes, 0 for
+ * none, or -errno. */
+int pb_has_quota(int fd);
+int pb_set_quota(int fd, uint32_t project, uint64_t bytes);
+int64_t pb_quota(int fd, uint32_t project);
+
 /* setns(fd, CLONE_NEWUSER), for a process with one thread. 0 or -errno. */
 int pb_enter_user_namespace(int fd);
 

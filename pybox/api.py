@@ -57,6 +57,7 @@ class Container(TypedDict, total=False):
     cpuset_cpus: str | None
     pids: int | None
     oom_score_adj: int | None
+    storage_size: int | str | None
     env: Mapping[str, str] | None
     mounts: Mapping[str, str] | Iterable[str | Mount]
     ulimits: Iterable[str | Rlimit]
@@ -111,9 +112,11 @@ def run(
         cpus: CPUs' worth of time, 0.5 is half of one. cpu_shares: weight, 1024 is normal. cpuset_cpus: ``"0-1,3"``.
         pids: most processes and threads at once, pybox-init included.
         oom_score_adj: -1000 to 1000, see proc_pid_oom_score_adj(5).
+        storage_size: bytes that the writable layer may hold; more than that is "No space left on device".
         timeout: seconds, after which the whole container is killed (``reason == "timeout"``); no exception.
         env: variables, added to the image's.
-        mounts: ``{"/host/dir": "/in/container"}``, or ``["/host/dir:/in/container:ro", ...]``, or Mounts.
+        mounts: ``{"/host/dir": "/in/container"}``, or ``["/host/dir:/in/container:ro", "name:/a/volume", "/a/volume/of/its/own"]``,
+            or Mounts (``Mount("/at", image="other")`` shows an image).
         ulimits: ``["nofile=1024:4096"]``.
         user: ``name|uid[:group|gid]``, resolved from the image.
         workdir, hostname, entrypoint: as in `pybox run`.
@@ -194,6 +197,7 @@ def spec_of(image: str, args: Sequence[str], container: Container) -> Spec:
             cpuset_cpus=container.get("cpuset_cpus"),
             pids=parse_int("pids-limit", container.get("pids"), 1, 1 << 22),
             oom_score_adj=parse_int("oom-score-adj", container.get("oom_score_adj"), -1000, 1000),
+            storage_size=parse_bytes("storage-size", container.get("storage_size")),
         ),
         rlimits=tuple(parse_ulimit(limit) if isinstance(limit, str) else limit for limit in container.get("ulimits", ())),
         network=network,

@@ -269,8 +269,20 @@ def _wait_beside(entry: Entry) -> int:
     return verdict(status, False, 0)[1]
 
 
-def remove(dirs: Dirs, entry: Entry, force: bool = False) -> None:
-    """Remove a container; one that runs only with ``force``, which kills it. Raises StateError or PyboxError."""
+def remove(dirs: Dirs, entry: Entry, force: bool = False, *, volumes: bool = False) -> None:
+    """Remove a container; one that runs only with ``force``, which kills it. With ``volumes``, those without a name, too.
+
+    Raises StateError or PyboxError.
+    """
+    what = kept.load(dirs, entry.identity) if volumes else None
+    _remove_when_ended(dirs, entry, force)
+    if what is not None and any(mount.anonymous for mount in what.spec.mounts):
+        from pybox.volumes import leave
+
+        leave(dirs, what.spec)
+
+
+def _remove_when_ended(dirs: Dirs, entry: Entry, force: bool) -> None:
     from time import monotonic
 
     for _ in range(5):

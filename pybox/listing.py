@@ -6,8 +6,9 @@ import os
 
 from pybox import burial, kept, state
 from pybox.dirs import Dirs
-from pybox.errors import StateError
+from pybox.errors import ImageError, StateError
 from pybox.host import read
+from pybox.image import store
 from pybox.kept import Kept
 from pybox.kernel.freezer import frozen
 from pybox.record import Record
@@ -182,13 +183,27 @@ def find(dirs: Dirs, wanted: str) -> Entry:
 
 
 def layers_in_use(dirs: Dirs) -> frozenset[str]:
-    """Return the paths of the layers that listed containers stand on: they must not be removed."""
+    """Return the paths of the layers that listed containers stand on, or show by a mount: they must not be removed."""
     found: set[str] = set()
     for entry in entries(dirs):
         layers = entry.journal.get("layers")
         if isinstance(layers, (list, tuple)):
             found.update(str(layer) for layer in layers)
+        for mount in mounts(dirs, entry):
+            if isinstance(image := mount.get("image"), str):
+                try:
+                    found.update(store.find(dirs, image).layers)
+                except ImageError:  # the container can't be started any more
+                    pass
     return frozenset(found)
+
+
+def mounts(dirs: Dirs, entry: Entry) -> list[dict[str, Json]]:
+    """Return the mounts of a container, as its Spec has them."""
+    # the journal goes when a container ends; its configuration stays until it is removed
+    spec = entry.journal.get("spec") or (kept.plain(dirs, entry.identity) or {}).get("spec")
+    found = spec.get("mounts") if isinstance(spec, dict) else None
+    return [mount for mount in found if isinstance(mount, dict)] if isinstance(found, (list, tuple)) else []
 
 
 def config(dirs: Dirs, entry: Entry) -> Kept:

@@ -99,7 +99,7 @@ def become(runtime: Runtime, what: Kept, claim: Claim, client: int = -1, owned: 
         raise
     desk = Desk(claim.identity, runtime.reuse, what.name)
     leaves = [(verb, desk.named(path)) for verb, path in ready.leaves()]
-    leaves.append(("tree", kept.folder(runtime.dirs, claim.identity)))
+    leaves += [("tree", kept.folder(runtime.dirs, claim.identity)), *(runtime.own_volumes(ready) if what.remove else ())]
     there = _has_written(f"{runtime.dirs.uppers}/{claim.identity}")  # it has run before, and what it wrote is kept
     pipes = Pipes(spec.tty, what.stdin, ready.owner, client, console=spec.system)
     journal, begun = -1, said < 0
@@ -108,6 +108,7 @@ def become(runtime: Runtime, what: Kept, claim: Claim, client: int = -1, owned: 
         journal = state.open_journal(claim, said_of_it)
         kept.begin(runtime.dirs, what.identity, kept.ROOM + len(fastjson.dumps(said_of_it["args"])))
         begun = True
+        runtime.make_own_volumes(ready)
         if there:
             ready = _keep_upper(ready)
         child, leash = runtime.clone(ready, desk, pipes.given)

@@ -276,6 +276,21 @@ def open_in_root(dirfd: int, path: str, flags: int) -> int:
     return _checked(lib.pb_open_in_root(dirfd, encode(path), flags), path)
 
 
+def check_quota(fd: int) -> None:
+    """Raise OSError (ESRCH) unless the file system of an fd has project quotas and enforces them; quotactl(2)."""
+    _checked(lib.pb_has_quota(fd))
+
+
+def set_quota(fd: int, project: int, size: int) -> None:
+    """Limit a project to so many bytes, 0 for no limit. Raises OSError."""
+    _checked(lib.pb_set_quota(fd, project, size))
+
+
+def quota(fd: int, project: int) -> int:
+    """Return the limit of a project in bytes, 0 for none. Raises OSError."""
+    return _checked(lib.pb_quota(fd, project))
+
+
 def other_end(master: int) -> int:
     """Return an fd of the other end of a terminal: through its master, so that no name is believed; ioctl_tty(2). Raises OSError."""
     from fcntl import ioctl

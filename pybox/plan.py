@@ -45,7 +45,7 @@ class Plan(Record):
 
 def make(given: Inputs) -> Plan:
     """Plan a run. Raises SpecError or LimitError for what can't be; touches nothing."""
-    effective = cgroup.effective(given)
+    effective = (*cgroup.effective(given), *rootfs.effective(given))
     groups = cgroup.groups(given)
     prepare = (
         ClaimState(f"{given.dirs.state}/CONTAINER-ID"),

@@ -9,7 +9,7 @@ import os
 
 from pybox import host, users
 from pybox.dirs import Dirs
-from pybox.errors import SpecError
+from pybox.errors import ImageNotFound, SpecError
 from pybox.host import Facts
 from pybox.image import store
 from pybox.kernel import command, credentials, namespaces, seccomp
@@ -82,8 +82,11 @@ class Planner:
             from pybox.system import settle  # who is no init does not pay for it
 
             spec = settle(spec, self.facts, image)
+        stacks: tuple[tuple[str, ...], ...] = ()
+        if any(mount.image for mount in spec.mounts):
+            spec, stacks = self._images(spec)
         networks, resolvers, forwards6 = reach or self._reach(spec)
-        return Inputs(
+        given = Inputs(
             networks=networks,
             resolvers=resolvers,
             forwards6=forwards6,
@@ -93,12 +96,38 @@ class Planner:
             dirs=self.dirs,
             account=users.find(image, spec.user or image.config.user),
             sources=kinds(spec.mounts),
+            stacks=stacks,
             filter=self.filter(spec),
             etc_mode=users.etc_mode(image, (self.facts.uid, self.facts.gid)),
             top=tuple(TopEntry(*entry) for entry in host.top_entries()) if image.id == "host" and not self.facts.root else (),
             keep_upper=keep_upper,
             managed=managed,
         )
+        if spec.limits.storage_size is not None and not given.upper_in_memory:
+            given = given.replace(no_quota=self._no_quota())
+        return given
+
+    def _no_quota(self) -> str:
+        if not self.facts.root:
+            return "a plain user can't set quotas"
+        from pybox.steps.quota import problem
+
+        return problem(self.dirs.uppers)
+
+    def _images(self, spec: Spec) -> tuple[Spec, tuple[tuple[str, ...], ...]]:
+        """Find the images that are shown beside the root. They are named by their ids from here on: a tag may move."""
+        mounts, stacks = [], []
+        for mount in spec.mounts:
+            layers: tuple[str, ...] = ()
+            if mount.image:
+                try:
+                    found = store.find(self.dirs, mount.image)
+                except ImageNotFound as error:
+                    raise SpecError("mount", mount.image, error.message, f"pybox pull {mount.image}") from None
+                mount, layers = mount.replace(image=found.id), found.layers
+            mounts.append(mount)
+            stacks.append(layers)
+        return spec.replace(mounts=tuple(mounts)), tuple(stacks)
 
     def _reach(self, spec: Spec) -> Reach:
         """Return the networks that a container is to be on, its resolv.conf, and whether the host forwards IPv6."""
@@ -130,7 +159,8 @@ class Planner:
         if tag is None or spec.seccomp not in ("", "default", "unconfined"):
             return self.plan(spec, keep, managed)
         reach = self._reach(spec)
-        key = (spec, keep, managed, tag, reach, *kinds(spec.mounts))
+        tags = [store.pointer(self.dirs, mount.image) for mount in spec.mounts if mount.image]
+        key = (spec, keep, managed, tag, *tags, reach, *kinds(spec.mounts))
         ready = self._plans.get(key)
         if ready is None:
             if len(self._plans) >= 64:
@@ -145,13 +175,15 @@ class Planner:
 
 
 def kinds(mounts: tuple[Mount, ...]) -> tuple[str, ...]:
-    """Return what each source is: "directory", "file", "device" or "tmpfs". Raises SpecError for one that is not there."""
+    """Return what each source is: "directory", "file", "device", "image" or "tmpfs". Raises SpecError for one that is not there."""
     return tuple(map(_kind, mounts))
 
 
 def _kind(mount: Mount) -> str:
     if mount.source is None:
-        return "tmpfs"
+        return "image" if mount.image else "tmpfs"
+    if mount.anonymous:
+        return "directory"  # made with the container
     try:
         mode = os.stat(mount.source).st_mode & 0o170000
     except OSError as error:

@@ -89,6 +89,7 @@ def conditions(dirs: Dirs, spec: Spec, facts: Facts) -> tuple[object, ...] | Non
         or spec.system
         or spec.network not in ("none", "host")  # networks, name servers, other containers
         or spec.seccomp not in ("", "default", "unconfined")
+        or any(mount.image or mount.anonymous for mount in spec.mounts)  # another image, a new volume each time
     ):
         return None
     sources = tuple((mount.source, kind(mount.source)) for mount in spec.mounts if mount.source is not None)

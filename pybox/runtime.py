@@ -85,6 +85,21 @@ class Runtime:
             self.make_directories()
             volumes.prepare(self.planner, spec)
 
+    def own_volumes(self, ready: Ready) -> list[tuple[str, str]]:
+        """Return what undoing needs for the volumes without a name, where they go with the container."""
+        if "mounts" not in ready.asked:  # who has none pays nothing for it
+            return []
+        from pybox import volumes
+
+        return [("tree", path) for path in volumes.own(ready.asked)]
+
+    def make_own_volumes(self, ready: Ready) -> None:
+        """Make the volumes without a name. The journal knows of them."""
+        if self.own_volumes(ready):
+            from pybox import volumes
+
+            volumes.prepare(self.planner, ready.planned(self.planner).given.spec, anonymous=True)
+
     def plan(self, spec: Spec, keep_upper: bool = False) -> Plan:
         """Return the plan of a run, without running it."""
         return self.planner.plan(spec, keep_upper).plan
@@ -164,9 +179,12 @@ class Running:
         self.streams: supervise.Streams | None = None
         if options.keep:
             self._leaves.append(("tree", f"{runtime.dirs.store}/containers/{self.identity}"))
+        else:
+            self._leaves += runtime.own_volumes(ready)
         try:
             journal = state.open_journal(self._claim, journal_of(ready, self._desk, options.name, self._leaves))
             try:
+                runtime.make_own_volumes(ready)
                 if options.keep:
                     _keep(runtime.dirs, self.identity, ready, options)
                 self.groups = tuple((controller, self._desk.named(path)) for controller, path in ready.groups)

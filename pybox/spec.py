@@ -49,7 +49,7 @@ PROC_OK = frozenset(
 
 
 class Mount(Record):
-    """One entry of ``-v`` or ``--tmpfs``: a bind of the host's ``source``, or a fresh tmpfs (``source`` is None)."""
+    """One entry of ``-v``, ``--mount`` or ``--tmpfs``: a bind of the host's ``source``, an ``image``, else a fresh tmpfs."""
 
     target: str  # in the container
     source: str | None = None  # on the host, absolute
@@ -57,6 +57,8 @@ class Mount(Record):
     size: int | None = None  # bytes, tmpfs only
     mode: int = 0o1777  # tmpfs only
     exec: bool = False  # tmpfs only: docker's default is noexec
+    image: str = ""  # a name or an id; where it can be written, that is thrown away with the container
+    anonymous: bool = False  # source is a volume that is made for this container, and goes with it by --rm or `rm -v`
 
     def validate(self) -> None:
         """Refuse targets that are not places, or that are the kernel's."""
@@ -68,6 +70,12 @@ class Mount(Record):
             )
         if path in ("/proc", "/sys", "/dev") or (path.startswith(("/proc/", "/sys/")) and path not in PROC_OK):
             raise SpecError("volume", self.target, "belongs to the kernel's own file systems", "mount it elsewhere")
+        if self.image:
+            no_nul("mount", self.image)
+            if self.source is not None or self.image == "host":
+                raise SpecError(
+                    "mount", self.image, "an image of the store has no source beside it", "-v /:/host:ro shows the host"
+                )
         if self.source is not None:
             no_nul("volume", self.source)
             if not self.source.startswith("/"):
@@ -84,6 +92,7 @@ class Limits(Record):
     cpuset_cpus: str | None = None  # "0-1,3"
     pids: int | None = None  # processes and threads, pybox-init included
     oom_score_adj: int | None = None
+    storage_size: int | None = None  # bytes of the writable layer
 
     def validate(self) -> None:
         """Refuse limits that no kernel would take."""
@@ -106,6 +115,8 @@ class Limits(Record):
             raise SpecError("oom-score-adj", self.oom_score_adj, "must be between -1000 and 1000")
         if self.cpuset_cpus is not None:
             parse_cpuset(self.cpuset_cpus)
+        if self.storage_size is not None and self.storage_size < 1 << 20:
+            raise SpecError("storage-size", self.storage_size, "must be at least 1M")
 
 
 def parse_cpuset(text: str) -> frozenset[int]:

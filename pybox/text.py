@@ -12,7 +12,9 @@ from pybox.units import parse_bytes, parse_int
 
 def parse_volume(text: str) -> Mount:
     """Return the Mount of ``-v SRC:DST[:ro|rw]``. A SRC that starts with a dot is taken from the current directory, one that is a
-    name without a slash is a volume."""
+    name without a slash is a volume. ``-v DST`` is a volume without a name."""
+    if text.startswith("/") and ":" not in text:
+        return _anonymous(text, read_only=False)
     parts = text.split(":")
     if len(parts) not in (2, 3) or not parts[0] or not parts[1]:
         raise SpecError("volume", text, "must be SRC:DST[:ro]", "e.g. -v /srv/data:/data:ro")
@@ -29,6 +31,10 @@ def parse_volume(text: str) -> Mount:
     return Mount(target, source=source, read_only="ro" in options)
 
 
+def _anonymous(target: str, *, read_only: bool) -> Mount:
+    return Mount(target, source=volume_path(os.urandom(32).hex()), read_only=read_only, anonymous=True)
+
+
 def volume_path(name: str) -> str:
     """Return where the data of a volume is; it need not exist. Raises SpecError for a name that can't be one."""
     return f"{dirs.current().store}/volumes/{volume_name(name)}/data"
@@ -43,18 +49,21 @@ def volume_name(name: str) -> str:
 
 
 def parse_mount(text: str) -> Mount:
-    """Return the Mount of ``--mount type=bind|volume|tmpfs,source=SRC,target=DST[,readonly]``, docker's words."""
+    """Return the Mount of ``--mount type=bind|volume|tmpfs|image,source=SRC,target=DST[,readonly]``, docker's and podman's words."""
     fields: dict[str, str] = {}
     for part in text.split(","):
         key, _, value = part.partition("=")
         key = _MOUNT_WORDS.get(key, key)
-        if key not in ("type", "source", "target", "readonly", "tmpfs-size", "tmpfs-mode"):
-            raise SpecError("mount", text, f"unknown word {key!r}", "type=bind|volume|tmpfs,source=SRC,target=DST,readonly")
+        if key not in ("type", "source", "target", "readonly", "readwrite", "tmpfs-size", "tmpfs-mode"):
+            raise SpecError("mount", text, f"unknown word {key!r}", f"type={_KINDS},source=SRC,target=DST,readonly")
         fields[key] = value
     kind, source, target = fields.get("type", "volume"), fields.get("source", ""), fields.get("target", "")
-    if fields.get("readonly", "false") not in ("", "true", "false", "1", "0"):
-        raise SpecError("mount", text, "readonly is true or false")
-    read_only = fields.get("readonly", "false") in ("", "true", "1")
+    for word in ("readonly", "readwrite"):
+        if fields.get(word, "") not in ("", "true", "false", "1", "0"):
+            raise SpecError("mount", text, f"{word} is true or false")
+    if "readwrite" in fields:
+        fields["readonly"] = "false" if fields["readwrite"] in ("", "true", "1") else "true"
+    read_only = fields.get("readonly", "true" if kind == "image" else "false") in ("", "true", "1")
     if not target:
         raise SpecError("mount", text, "needs target=DST")
     if kind == "tmpfs":
@@ -62,16 +71,21 @@ def parse_mount(text: str) -> Mount:
             raise SpecError("mount", text, "a tmpfs has no source")
         given = (f"size={fields['tmpfs-size']}" if "tmpfs-size" in fields else "", f"mode={fields.get('tmpfs-mode', '1777')}")
         return parse_tmpfs(f"{target}:{','.join(filter(None, (*given, 'ro' if read_only else '')))}")
-    if kind not in ("bind", "volume"):
-        raise SpecError("mount", text, f"type {kind} is not there", "bind, volume or tmpfs")
+    if kind not in ("bind", "volume", "image"):
+        raise SpecError("mount", text, f"type {kind} is not there", _KINDS)
+    if kind == "volume" and not source and not fields.keys() & {"tmpfs-size", "tmpfs-mode"}:
+        return _anonymous(target, read_only=read_only)
     if not source or "tmpfs-size" in fields or "tmpfs-mode" in fields:
         raise SpecError("mount", text, f"a {kind} needs source=, and takes nothing of a tmpfs")
+    if kind == "image":
+        return Mount(target, image=source, read_only=read_only)
     if kind == "volume":
         return Mount(target, source=volume_path(source), read_only=read_only)
     return Mount(target, source=os.path.abspath(source) if source.startswith(".") else source, read_only=read_only)
 
 
-_MOUNT_WORDS = {"src": "source", "dst": "target", "destination": "target", "ro": "readonly"}
+_MOUNT_WORDS = {"src": "source", "dst": "target", "destination": "target", "ro": "readonly", "rw": "readwrite"}
+_KINDS = "bind|volume|tmpfs|image"
 
 
 def parse_tmpfs(text: str) -> Mount:

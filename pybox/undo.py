@@ -246,6 +246,22 @@ def stop_pasta(path: str) -> None:
     pasta.stop(path)
 
 
+def lift_quota(path: str) -> None:
+    """Take back the limit of a writable layer; it stays marked, and may be limited again."""
+    from pybox import native
+    from pybox.steps.quota import project
+
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return
+    try:
+        if number := project(fd):
+            native.set_quota(fd, number, 0)
+    finally:
+        os.close(fd)
+
+
 VERBS = {
     "unlink": remove_link,
     "group": remove_group,
@@ -255,4 +271,5 @@ VERBS = {
     "ports": withdraw_ports,
     "fence": remove_fence,
     "pasta": stop_pasta,
+    "quota": lift_quota,
 }

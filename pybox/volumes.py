@@ -4,7 +4,8 @@
     <store>/volumes/NAME/volume.json    when and for what it was made
 
 A volume appears by one rename, filled: a pybox that is killed while it copies leaves a workspace that the next one removes. In a
-Spec a volume is the path of its data, so all that follows (plans, records, restarts) knows of binds only.
+Spec a volume is the path of its data, so all that follows (plans, records, restarts) knows of binds only. One without a name
+(``-v DST``) has 64 hex digits for it; it is made with its container, and goes with it by --rm and by `pybox rm -v`.
 """
 
 from __future__ import annotations
@@ -12,14 +13,17 @@ from __future__ import annotations
 import os
 
 from pybox import fastjson
-from pybox.dirs import Dirs
+from pybox.dirs import Dirs, ensure
 from pybox.errors import PyboxError, SpecError, StateError
 from pybox.record import Record
+from pybox.specjson import to_json
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from pybox.fastjson import Json
+    from pybox.image.lock import Lock
     from pybox.planner import Planner
     from pybox.spec import Mount, Spec
 
@@ -44,16 +48,7 @@ def find(dirs: Dirs, name: str) -> Volume:
 
 def volumes(dirs: Dirs) -> list[Volume]:
     """Return all volumes, by name."""
-    from pybox import kept, listing
-
-    users: dict[str, list[str]] = {}
-    for entry in listing.entries(dirs):
-        # the journal goes when a container ends; its configuration stays until it is removed
-        spec = entry.journal.get("spec") or (kept.plain(dirs, entry.identity) or {}).get("spec")
-        mounts = spec.get("mounts") if isinstance(spec, dict) else None
-        for mount in mounts if isinstance(mounts, (list, tuple)) else ():
-            if isinstance(mount, dict) and isinstance(source := mount.get("source"), str):
-                users.setdefault(source, []).append(entry.identity)
+    users = _users(dirs)
     found = []
     try:
         names = sorted(os.listdir(f"{dirs.store}/volumes"))
@@ -82,24 +77,70 @@ def create(dirs: Dirs, name: str, labels: Iterable[str] = ()) -> Volume:
     return find(dirs, name)
 
 
+def _users(dirs: Dirs) -> dict[str, list[str]]:
+    """Return {path of the data: ids of the containers that show it}."""
+    from pybox import listing
+
+    users: dict[str, list[str]] = {}
+    for entry in listing.entries(dirs):
+        for mount in listing.mounts(dirs, entry):
+            if isinstance(source := mount.get("source"), str):
+                users.setdefault(source, []).append(entry.identity)
+    return users
+
+
 def remove(dirs: Dirs, name: str) -> None:
-    """Remove a volume and what is in it. Raises StateError while a container shows it."""
+    """Remove a volume and what is in it. Raises StateError while a container shows it.
+
+    It is taken away first and looked at afterwards, for a container may be starting: its journal is written before it mounts.
+    So either that is seen here, and the volume comes back, or the container finds no volume and says so.
+    """
     from pybox.image.lock import Workspace
 
-    volume = find(dirs, name)
-    if volume.users:
-        raise StateError(f"volume {name} is in use by container {volume.users[0]}", "remove the container first: pybox rm")
-    with Workspace(dirs.store) as work:
+    path = find(dirs, name).path.removesuffix("/data")
+    with Workspace(dirs.store) as work, _lock(dirs):  # nobody makes another one of that name meanwhile
         try:
-            os.rename(f"{dirs.store}/volumes/{name}", f"{work}/{name}")
+            os.rename(path, f"{work}/volume")
         except FileNotFoundError:
             raise StateError(f"volume {name} was just removed") from None
+        if users := _users(dirs).get(f"{path}/data"):
+            os.rename(f"{work}/volume", path)
+            raise StateError(f"volume {name} is in use by container {users[0]}", "remove the container first: pybox rm")
 
 
-def prepare(planner: Planner, spec: Spec) -> None:
-    """Make the volumes of a run that are not there yet, with what the image has at their place. Raises a PyboxError."""
+def _lock(dirs: Dirs) -> Lock:
+    """Return the lock on the names of volumes."""
+    from pybox.image.lock import Lock
+
+    ensure(f"{dirs.store}/locks")
+    return Lock(f"{dirs.store}/locks/volumes")
+
+
+def leave(dirs: Dirs, spec: Spec) -> None:
+    """Remove the volumes without a name of a container that is gone, but none that another one shows."""
+    for path in own(to_json(spec)):
+        try:
+            remove(dirs, name_of(dirs, path + "/data"))
+        except StateError:  # it was never started, or somebody else has taken a liking to it
+            pass
+
+
+def own(asked: dict[str, Json]) -> list[str]:
+    """Return where the volumes are that are made for one container: of its Spec as JSON."""
+    mounts = asked.get("mounts")
+    rows = [mount for mount in mounts if isinstance(mount, dict)] if isinstance(mounts, (list, tuple)) else []
+    return [str(mount.get("source")).removesuffix("/data") for mount in rows if mount.get("anonymous") is True]
+
+
+def prepare(planner: Planner, spec: Spec, *, anonymous: bool = False) -> None:
+    """Make the volumes of a run that are not there yet, with what the image has at their place. Raises a PyboxError.
+
+    Those without a name are made by a call of their own, when they are in the journal: they may have to go with the container.
+    """
     for mount in spec.mounts:
-        if mount.source is not None and (name := name_of(planner.dirs, mount.source)) and not os.path.isdir(mount.source):
+        if mount.source is None or mount.anonymous != anonymous or os.path.isdir(mount.source):
+            continue
+        if name := name_of(planner.dirs, mount.source):
             _publish(planner.dirs, name, (), (planner, spec, mount))
 
 
@@ -113,7 +154,6 @@ def name_of(dirs: Dirs, source: str) -> str:
 def _publish(dirs: Dirs, name: str, labels: tuple[str, ...], wanted: tuple[Planner, Spec, Mount] | None) -> None:
     from time import time
 
-    from pybox.dirs import ensure
     from pybox.image.lock import Workspace
 
     ensure(dirs.store, 0o711)
@@ -127,12 +167,13 @@ def _publish(dirs: Dirs, name: str, labels: tuple[str, ...], wanted: tuple[Plann
             _fill(*wanted, f"{folder}/data")
         with open(f"{folder}/volume.json", "w", encoding="ascii") as file:
             file.write(fastjson.dumps({"created": time(), "labels": list(labels)}))
-        try:
-            os.rename(folder, f"{dirs.store}/volumes/{name}")
-        except OSError as error:
-            if not os.path.isdir(f"{dirs.store}/volumes/{name}/data"):
-                raise SpecError("volume", name, f"it can't be made: {error.strerror}") from None
-            # another pybox was quicker, and its volume is complete
+        with _lock(dirs):
+            try:
+                os.rename(folder, f"{dirs.store}/volumes/{name}")
+            except OSError as error:
+                if not os.path.isdir(f"{dirs.store}/volumes/{name}/data"):
+                    raise SpecError("volume", name, f"it can't be made: {error.strerror}") from None
+                # another pybox was quicker, and its volume is complete
 
 
 def _fill(planner: Planner, spec: Spec, mount: Mount, data: str) -> None:

@@ -52,6 +52,7 @@ FIELDS: dict[str, tuple[str, ...]] = {
     "cpuset_cpus": (TEXT,),
     "pids": (SIZE,),
     "oom_score_adj": (SIZE,),
+    "storage_size": (SIZE,),
     "env": (MAP,),
     "mounts": (WORDS, MAP),
     "ulimits": (WORDS,),

@@ -114,7 +114,7 @@ def run(where: Dirs, parsed: Parsed) -> int:
         except PyboxError:
             entry = listing.load(where, what.identity, what.name)
             if entry is not None:
-                lifecycle.remove(where, entry)
+                lifecycle.remove(where, entry, volumes=True)
             raise
     except BaseException:
         if card >= 0:

@@ -29,7 +29,10 @@ START = (
 STOP = (Option(("-t", "--time", "--timeout"), "", "seconds until it is killed (10)", "SECONDS"),)
 RESTART = STOP
 KILL = (Option(("-s", "--signal"), "", "the signal to send (KILL)", "SIGNAL"),)
-RM = (Option(("-f", "--force"), "", "kill it first, if it runs"), Option(("-v", "--volumes"), "", "accepted; there are none"))
+RM = (
+    Option(("-f", "--force"), "", "kill it first, if it runs"),
+    Option(("-v", "--volumes"), "", "its volumes without a name, too"),
+)
 ATTACH = (
     Option(("--no-stdin",), "", "don't pass stdin on"),
     Option(("--sig-proxy",), "", "false: keep signals to oneself", "BOOL"),
@@ -211,9 +214,10 @@ def rm(where: Dirs, words: list[str]) -> int:
         if parsed.has("force") and entry.alive:
             lifecycle.ask_to_end(where, entry, 9)
 
-    return for_each(
-        where, named(parsed.rest, "rm"), lambda entry: lifecycle.remove(where, entry, parsed.has("force")), kill_first
-    )
+    def act(entry: Entry) -> None:
+        lifecycle.remove(where, entry, parsed.has("force"), volumes=parsed.has("volumes"))
+
+    return for_each(where, named(parsed.rest, "rm"), act, kill_first)
 
 
 def prune(where: Dirs, words: list[str]) -> int:

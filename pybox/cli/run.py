@@ -73,6 +73,7 @@ def spec_of(parsed: Parsed) -> Spec:
             cpuset_cpus=parsed.one("cpuset-cpus"),
             pids=_pids(parsed.one("pids-limit")),
             oom_score_adj=parse_int("oom-score-adj", parsed.one("oom-score-adj"), -1000, 1000),
+            storage_size=parse_bytes("storage-size", parsed.one("storage-size")),
         ),
         rlimits=tuple(map(text.parse_ulimit, parsed.all("ulimit"))),
         network=network,

@@ -12,7 +12,7 @@ from shlex import quote
 
 from pybox import native
 from pybox.errors import SpecError
-from pybox.steps import hostside, mounts, network, places, process, rights
+from pybox.steps import hostside, images, mounts, network, places, process, quota, rights
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -175,6 +175,11 @@ def _go(to: _Script, step: places.GoTo) -> list[str]:
     return [f"mkdir mnt/{_HOLD}", f"mount --rbind scratch mnt/{_HOLD}  # the sources, for later", "cd mnt"]
 
 
+def _quota(to: _Script, step: quota.SetQuota) -> list[str]:
+    path, number = quoted(step.path), "4242"  # any number that no other directory has
+    return [f"chattr -R +P -p {number} {path}", f"setquota -P {number} 0 {step.size // 1024} 0 0 $(findmnt -no TARGET -T {path})"]
+
+
 def _overlay(to: _Script, step: mounts.MountOverlay) -> list[str]:
     return [f"mount -t overlay -o {quoted('nodev,' + step.options())} overlay {quoted(step.target)}"]
 
@@ -279,6 +284,7 @@ def _exec(to: _Script, step: process.Exec) -> list[str]:
 _WRITERS: dict[type, Writer] = {
     hostside.ClaimState: _nothing("pybox's own book-keeping: by hand you remember yourself what to undo"),
     hostside.MakeUpper: _make_upper,
+    quota.SetQuota: _quota,
     hostside.MakeGroup: _make_group,
     hostside.EnableControllers: _enable,
     hostside.SetLimit: _limit,
@@ -302,6 +308,7 @@ _WRITERS: dict[type, Writer] = {
     process.Exec: _exec,
     mounts.PrivateMounts: lambda to, step: ["mount --make-rprivate /"],
     mounts.MountOverlay: _overlay,
+    images.ShowLayers: _overlay,
     mounts.MountKernelFs: _kernel_fs,
     mounts.OpenSource: _open_source,
     mounts.SetMountFlags: _source_flags,

@@ -14,7 +14,8 @@ from pybox.kernel import namespaces, rootfs
 from pybox.kernel.inputs import Inputs
 from pybox.record import Record
 from pybox.steps.base import ChildStep, Desk
-from pybox.steps.mounts import MapLayer, MountKernelFs, MountOverlay, PrivateMounts
+from pybox.steps.images import ShowLayers
+from pybox.steps.mounts import MountKernelFs, PrivateMounts
 from pybox.steps.places import GoTo, MakeDirectory
 from pybox.steps.process import CheckLeash, Clone, DieWithParent, EnterUserNamespace, Exec
 
@@ -24,14 +25,6 @@ if TYPE_CHECKING:
 
 _INIT = os.path.join(os.path.dirname(os.path.abspath(native.__file__)), "pybox-init")
 _QUIET = ("MS_NOSUID", "MS_NODEV", "MS_NOEXEC")
-
-
-class ShowLayers(MountOverlay):
-    """Show the layers of an image as one tree, read-only. Overlayfs wants two layers or more, so an empty one lies on top."""
-
-    def options(self) -> str:
-        """Return the options of overlayfs, without a writable layer."""
-        return f"lowerdir={':'.join(self.lower_dirs)}" + (",userxattr" if self.userxattr else "")
 
 
 class Held(Record):
@@ -73,12 +66,7 @@ def _layers(given: Inputs) -> Iterator[ChildStep]:
     yield GoTo(given.dirs.store)
     yield MountKernelFs("tmpfs", "scratch", _QUIET, "mode=0755")
     yield MakeDirectory("scratch/empty")
-    below = tuple(layer.removeprefix(f"{given.dirs.store}/") for layer in given.image.layers)
-    if given.mapped_by_root:
-        for number, layer in enumerate(below):
-            yield MakeDirectory(f"scratch/l{number}")
-            yield MapLayer(layer, f"scratch/l{number}")
-        below = tuple(f"scratch/l{number}" for number in range(len(below)))
+    below = yield from rootfs.layers(given, given.image.layers)
     yield ShowLayers(("scratch/empty", *below), "", "", userxattr=not given.facts.root)
     yield GoTo("mnt")
 

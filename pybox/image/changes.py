@@ -14,7 +14,7 @@ import os
 from pybox import fastjson
 from pybox.dirs import Dirs, ensure
 from pybox.errors import ImageError
-from pybox.image import layerfile, lock, reference, store
+from pybox.image import layerfile, lock, reference, seam, store
 from pybox.image.lock import Lock, Workspace
 from pybox.record import Record
 
@@ -98,13 +98,21 @@ def present(dirs: Dirs, diff_id: str) -> bool:
 def publish(dirs: Dirs, work: str, images: Iterable[NewImage]) -> None:
     """Make images visible, with their names; the caller holds the locks of their layers, which are in place."""
     images = list(images)
+    seams = set()
     for image in images:
         key = image.config.id[7:]
         with open(f"{work}/{key}.config", "wb") as file:
             file.write(image.config.blob)
+        layers = image.keys
+        if sewn := seam.make(dirs, layers, work):
+            seams.add(sewn)
+            layers = (sewn, *layers)
         with open(f"{work}/{key}.json", "w", encoding="ascii") as text:
-            text.write(fastjson.dumps(_run_record(dirs, image)))
+            text.write(fastjson.dumps(_run_record(dirs, image, layers)))
     with Lock(f"{dirs.store}/locks/names"):
+        for key in seams:  # a remover or a sweep would need the lock that we hold
+            if not os.path.isdir(f"{dirs.layers}/{key}"):
+                os.rename(f"{work}/{key}", f"{dirs.layers}/{key}")
         for image in images:
             key = image.config.id[7:]
             os.rename(f"{work}/{key}.config", f"{dirs.images}/{key}.config")
@@ -113,12 +121,12 @@ def publish(dirs: Dirs, work: str, images: Iterable[NewImage]) -> None:
                 _point(dirs, work, name, key)
 
 
-def _run_record(dirs: Dirs, image: NewImage) -> dict[str, Json]:
+def _run_record(dirs: Dirs, image: NewImage, layers: tuple[str, ...]) -> dict[str, Json]:
     config = image.config
     known = _known_digests(dirs, config.id)
     return {
         "id": config.id,
-        "layers": image.keys,
+        "layers": layers,
         "architecture": config.architecture,
         "env": config.run.env,
         "entrypoint": config.run.entrypoint,

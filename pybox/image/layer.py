@@ -48,6 +48,7 @@ class _Attributes(Record):
     gid: int = 0
     mtime: int = 0
     xattrs: tuple[tuple[str, bytes], ...] = ()
+    implied: bool = True  # no entry says what it is like
 
 
 def unpack(source: Source, folder: str, diff_id: str | None = None, most: Ceilings | None = None) -> Layer:
@@ -74,7 +75,8 @@ def unpack(source: Source, folder: str, diff_id: str | None = None, most: Ceilin
     finally:
         split.abandon()
     moved = tuple((before, path.decode("utf-8", "surrogateescape"), number) for before, path, number in split.moved)
-    layer = Layer(tape.digest(), unpacker.used.size, unpacker.used.entries, tape.tell(), moved)
+    implied = tuple(b"/".join(path).decode("utf-8", "surrogateescape") for path in unpacker.implied)
+    layer = Layer(tape.digest(), unpacker.used.size, unpacker.used.entries, tape.tell(), moved, implied)
     if diff_id is not None and layer.diff_id != diff_id:
         raise ImageError(f"its content is {layer.diff_id}, not {diff_id} as its image says", "the archive is damaged or forged")
     layerfile.write(folder, layer)
@@ -93,6 +95,7 @@ class _Unpacker:
         self._is_root = os.geteuid() == 0
         self._opaque = "trusted.overlay.opaque" if self._is_root else "user.overlay.opaque"
         self._folders: dict[tuple[bytes, ...], _Attributes] = {(): _Attributes()}
+        self.implied: list[tuple[bytes, ...]] = []  # directories that no entry describes
 
     def close(self) -> None:
         self._cursor.close()
@@ -175,7 +178,7 @@ class _Unpacker:
             of_user = name.startswith("user.") and (entry.isreg() or entry.isdir())
             if of_user or (name == "security.capability" and self._is_root and entry.isreg()):
                 kept.append((name, value))
-        return _Attributes(entry.mode & 0o7777, entry.uid, entry.gid, tapes.mtime_ns(entry), tuple(kept))
+        return _Attributes(entry.mode & 0o7777, entry.uid, entry.gid, tapes.mtime_ns(entry), tuple(kept), implied=False)
 
     # Making things
 
@@ -374,6 +377,8 @@ class _Unpacker:
             if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):  # replaced later on
                 return
             raise
+        if attributes.implied:
+            self.implied.append(path)
         self._set(fd, attributes)
 
 

@@ -15,17 +15,20 @@ class Layer(Record):
     entries: int
     tar_size: int  # bytes of the uncompressed tar
     moved: tuple[tuple[int, str, int], ...] = ()  # see split.py; the path as `tarfile` decodes it
+    implied: tuple[str, ...] = ()  # directories that are only there for what is in them, see seam.py; "" is the root
 
 
 def write(folder: str, layer: Layer) -> None:
     """Write the record into the layer's directory. Raises OSError."""
     moved: list[fastjson.Json] = [list(move) for move in layer.moved]
+    implied: list[fastjson.Json] = list(layer.implied)
     document: dict[str, fastjson.Json] = {
         "diff_id": layer.diff_id,
         "size": layer.size,
         "entries": layer.entries,
         "tar_size": layer.tar_size,
         "moved": moved,
+        "implied": implied,
     }
     with open(f"{folder}/layer.json", "x", encoding="ascii") as file:
         file.write(fastjson.dumps(document))
@@ -36,7 +39,8 @@ def read(folder: str) -> Layer:
     try:
         with open(f"{folder}/layer.json", encoding="ascii") as file:
             found = fastjson.loads(file.read())
-        if not isinstance(found, dict) or not isinstance(found["moved"], list):
+        implied = found.get("implied", []) if isinstance(found, dict) else []
+        if not isinstance(found, dict) or not isinstance(found["moved"], list) or not isinstance(implied, list):
             raise ValueError
         moved = []
         for move in found["moved"]:
@@ -44,7 +48,7 @@ def read(folder: str) -> Layer:
                 raise ValueError
             moved.append((_number(move[0]), str(move[1]), _number(move[2])))
         size, entries, tar_size = (_number(found[field]) for field in ("size", "entries", "tar_size"))
-        return Layer(str(found["diff_id"]), size, entries, tar_size, tuple(moved))
+        return Layer(str(found["diff_id"]), size, entries, tar_size, tuple(moved), tuple(map(str, implied)))
     except (OSError, ValueError, IndexError, KeyError):
         raise ImageError(f"layer {folder} is damaged: its layer.json", "remove its images and load them again") from None
 

@@ -11,7 +11,7 @@ import os
 import stat
 
 from pybox.dirs import Dirs
-from pybox.image import store
+from pybox.image import seam, store
 from pybox.image.tree import DIRECTORY, descend
 from pybox.record import Record
 
@@ -63,7 +63,9 @@ class Stack:
     """The layers of an image, the lowest first, with what each of them does."""
 
     def __init__(self, dirs: Dirs, diff_ids: tuple[str, ...]) -> None:
-        self.paths = tuple(store.layer_path(dirs, store.layer_key(diff_id)) for diff_id in diff_ids)
+        keys = [store.layer_key(diff_id) for diff_id in diff_ids]
+        self.paths = tuple(store.layer_path(dirs, key) for key in keys)
+        self._implied = [seam.implied(dirs, key) for key in keys]
         self._roots = [os.open(path, DIRECTORY) for path in self.paths]
         self.events: list[Event] = []
         self.top = _Node(0, os.fstat(self._roots[0]))
@@ -105,6 +107,8 @@ class Stack:
         if before is None:
             self.events.append(Event(number, path, "added", size))
         elif node.is_folder() and before.is_folder():
+            if path[1:] in self._implied[number]:
+                return  # the layer says nothing of it, only of what is in it
             if _is_opaque(name, fd):
                 self.events.append(Event(number, path, "hidden", 0, before.size()))
             else:

@@ -38,7 +38,10 @@ class Inputs(Record):
     image: Image
     dirs: Dirs
     account: Account = Account()
-    sources: tuple[str, ...] = ()  # of spec.mounts, in order: "directory", "file", "device" or "tmpfs"
+    sources: tuple[str, ...] = ()  # of spec.mounts, in order: "directory", "file", "device", "image" or "tmpfs"
+    stacks: tuple[
+        tuple[str, ...], ...
+    ] = ()  # of spec.mounts that are images, in order, their layers; () of others. () for none at all
     filter: bytes = b""  # compiled seccomp program, b"" for none
     etc_mode: int | None = None  # of the image's /etc, when it is a plain directory that belongs to the container's root
     top: tuple[TopEntry, ...] = ()  # of the image host, for a plain user
@@ -46,6 +49,7 @@ class Inputs(Record):
     networks: tuple[Network, ...] = ()  # that it is on
     resolvers: str = ""  # its resolv.conf, when it is on a network
     forwards6: bool = False  # this host forwards IPv6: asked only for who is on a network
+    no_quota: str = ""  # why a writable layer on disk can't be limited; asked only where it is to be
     managed: bool = False  # it is looked after: stopped, counted and frozen by its control groups
 
     @property

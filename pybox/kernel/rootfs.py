@@ -6,6 +6,7 @@ steps     pivot; the kernel's file systems; let go of the host; then volumes, op
 
 from __future__ import annotations
 
+from pybox.errors import LimitError
 from pybox.kernel import cgroup
 from pybox.kernel.inputs import Inputs
 from pybox.kernel.namespaces import FIRST_ID
@@ -40,17 +41,38 @@ from pybox.steps.places import (
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Generator, Iterator
 
 NODES = (("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0))
 LINKS = (("/proc/self/fd", "fd"), ("fd/0", "stdin"), ("fd/1", "stdout"), ("fd/2", "stderr"), ("pts/ptmx", "ptmx"))
+_OPTIONS_MOST = 3500  # bytes for the layers; mount(2) takes a page of options, 4096, and cuts the rest off
 _QUIET = ("MS_NOSUID", "MS_NODEV", "MS_NOEXEC")
 
 
 def prepare(given: Inputs) -> Iterator[HostStep]:
     """Yield the writable layer, where it is on disk."""
-    if not given.upper_in_memory:
-        yield MakeUpper(f"{given.dirs.uppers}/CONTAINER-ID", owner=FIRST_ID if given.mapped_by_root else None)
+    if given.upper_in_memory:
+        return
+    yield MakeUpper(f"{given.dirs.uppers}/CONTAINER-ID", owner=FIRST_ID if given.mapped_by_root else None)
+    size = given.spec.limits.storage_size
+    if size is not None and not given.no_quota:
+        from pybox.steps.quota import SetQuota  # who has no such limit does not pay for it
+
+        yield SetQuota(f"{given.dirs.uppers}/CONTAINER-ID", size)
+
+
+def effective(given: Inputs) -> tuple[tuple[str, str], ...]:
+    """Return what enforces the size of the writable layer, if one is asked for. Raises LimitError unless --best-effort."""
+    if given.spec.limits.storage_size is None:
+        return ()
+    if given.upper_in_memory or not given.no_quota:
+        return (("--storage-size", "tmpfs" if given.upper_in_memory else "project quota"),)
+    if not given.spec.best_effort:
+        raise LimitError(
+            f"cannot enforce --storage-size: the writable layer is on disk, and {given.no_quota}",
+            "with --rm it is in memory, which can be limited; or mount ext4 or xfs with prjquota, and let PYBOX_STORE lie there",
+        )
+    return (("--storage-size", f"none: {given.no_quota}"),)
 
 
 def _files(given: Inputs) -> tuple[tuple[str, str, bool], ...]:
@@ -85,17 +107,13 @@ def stack(given: Inputs) -> Iterator[ChildStep]:
     """Yield the overlay and the taking hold of sources: all that needs the host in sight."""
     yield PrivateMounts()
     yield GoTo(given.dirs.store)
-    yield MountKernelFs("tmpfs", "scratch", _QUIET, "mode=0755")
+    size = given.spec.limits.storage_size if given.upper_in_memory else None
+    yield MountKernelFs("tmpfs", "scratch", _QUIET, "mode=0755" + (f",size={size}" if size is not None else ""))
     if not _files_in_upper(given):
         for name, text, mine in _files(given):
             yield MakeFile(f"scratch/{name}", text, mine=mine)
             yield OpenSource(f"scratch/{name}", f"etc:{name}", recursive=False)
-    below = tuple(_relative(layer, given.dirs.store) for layer in given.image.layers)
-    if given.mapped_by_root:
-        for number, layer in enumerate(below):
-            yield MakeDirectory(f"scratch/l{number}")
-            yield MapLayer(layer, f"scratch/l{number}")
-        below = tuple(f"scratch/l{number}" for number in range(len(below)))
+    below = yield from layers(given, given.image.layers)
     own = "scratch" if given.upper_in_memory else "uppers/CONTAINER-ID"
     if given.upper_in_memory:
         yield MakeDirectory("scratch/u")
@@ -113,12 +131,37 @@ def stack(given: Inputs) -> Iterator[ChildStep]:
         if path == _hosts_kept(given):
             yield SetMountFlags(name, ("MOUNT_ATTR_RDONLY", "MOUNT_ATTR_NOSUID", "MOUNT_ATTR_NODEV", "MOUNT_ATTR_NOEXEC"))
     for number, (mount, kind) in enumerate(zip(given.spec.mounts, given.sources, strict=True)):
-        if mount.source is not None:
-            yield OpenSource(mount.source, f"volume{number}")
+        source = mount.source
+        if mount.image:
+            from pybox.kernel import images  # who shows none does not pay for it
+
+            yield from images.steps(given, number, mount)
+            source = images.place(number)
+        if source is not None:
+            yield OpenSource(source, f"volume{number}", recursive=not mount.image)
             flags = ["MOUNT_ATTR_RDONLY"] if mount.read_only else []
             flags += ["MOUNT_ATTR_NOSUID"] if kind == "device" else ["MOUNT_ATTR_NOSUID", "MOUNT_ATTR_NODEV"]
             yield SetMountFlags(f"volume{number}", tuple(flags))
     yield GoTo("mnt")
+
+
+def layers(given: Inputs, paths: tuple[str, ...], prefix: str = "scratch/l") -> Generator[ChildStep, None, tuple[str, ...]]:
+    """Yield what makes layers fit to be stacked; returns their paths, topmost first.
+
+    Root of a mapped user namespace sees them through its id map. More than fit into mount's page, about 80, get short names.
+    """
+    below = tuple(layer.removeprefix(f"{given.dirs.store}/") for layer in paths)
+    short = tuple(f"{prefix}{number}" for number in range(len(below)))
+    if given.mapped_by_root:
+        for layer, name in zip(below, short, strict=True):
+            yield MakeDirectory(name)
+            yield MapLayer(layer, name)
+        return short
+    if len(":".join(below)) > _OPTIONS_MOST:
+        for layer, name in zip(below, short, strict=True):
+            yield MakeSymlink(f"../{layer}", name)
+        return short
+    return below
 
 
 def _overlay(given: Inputs, below: tuple[str, ...], own: str, name: str, target: str) -> MountOverlay:
@@ -149,10 +192,6 @@ def _own_root(given: Inputs, own: str) -> Iterator[ChildStep]:
         for part in ("u", "w"):
             yield MakeDirectory(f"{own}/{part}/{entry.name}")
         yield _overlay(given, (f"/{entry.name}",), own, f"/{entry.name}", f"mnt/{entry.name}")
-
-
-def _relative(layer: str, store: str) -> str:
-    return layer.removeprefix(store + "/") if layer.startswith(store + "/") else layer
 
 
 def _host_sources(given: Inputs) -> Iterator[tuple[str, str]]:
@@ -277,7 +316,7 @@ def _covers(given: Inputs) -> Iterator[ChildStep]:
 def _volume(number: int, mount: Mount, kind: str) -> Iterator[ChildStep]:
     slot = f"at:volume{number}"
     yield OpenTarget(mount.target, slot, file=kind in ("file", "device"), foreign=mount.target not in PROC_OK)
-    if mount.source is not None:
+    if mount.source is not None or mount.image:
         yield PlaceMount(f"volume{number}", slot, mount.target, mount.read_only)
         return
     size = "" if mount.size is None else f"size={mount.size},"

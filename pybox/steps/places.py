@@ -211,4 +211,6 @@ class MakeSymlink(ChildStep):
         table.row("PB_SYMLINK", a=table.text(self.to), b=table.text(self.path))
 
     def check(self, seen: Seen) -> bool:
+        if self.path.startswith("scratch/"):
+            return True  # scaffolding in the host's tree, gone with it
         return os.readlink(seen.inside(f"/{self.path.removeprefix('mnt').lstrip('/')}")) == self.to

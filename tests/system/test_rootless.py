@@ -311,3 +311,12 @@ def test_containers_that_live(person: Person) -> None:
 def test_what_its_filter_refuses_is_told_to_a_plain_user(person: Person) -> None:
     done = person.pybox("why-denied", "--", "run", "--rm", "busybox", "sh", "-c", "mount -t tmpfs none /tmp || exit 6")
     assert done.returncode == 6 and 'mount("none", "/tmp", "tmpfs"' in done.stderr and "--cap-add SYS_ADMIN" in done.stderr
+
+
+def test_images_and_volumes_without_a_name_can_be_mounted(person: Person) -> None:
+    mount = "type=image,src=busybox,dst=/m"
+    script = "touch /m/x 2>&1; ls /m/bin/busybox; touch /etc/new && grep -c root: /etc/passwd"
+    said = person.run("--mount", mount, "-v", "/etc", "busybox", "sh", "-c", script)
+    assert said == "touch: /m/x: Read-only file system\n/m/bin/busybox\n1"
+    assert os.listdir(person.home / "store/volumes") == []
+    assert person.run("--mount", f"{mount},rw", "busybox", "sh", "-c", "rm /m/etc/passwd && ls /m/etc").split() != []

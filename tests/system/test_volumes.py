@@ -13,8 +13,11 @@ from harness import Images, cli, said, shell, start
 
 import pybox
 from pybox import dirs, volumes
+from pybox.api import shared
 from pybox.errors import SpecError, StateError
-from pybox.spec import Mount
+from pybox.failures import StepFailed
+from pybox.runtime import Options
+from pybox.spec import Mount, Spec
 from pybox.text import parse_mount
 
 
@@ -190,7 +193,8 @@ def test_a_run_that_fails_makes_no_volume() -> None:
 @pytest.mark.parametrize(
     ("words", "reason"),
     [
-        ("type=image,src=x,dst=/x", "type image is not there"), ("type=bind,dst=/x", "needs source="), ("src=a", "needs target="),
+        ("type=cluster,src=x,dst=/x", "type cluster is not there"), ("type=image,dst=/x", "needs source="), ("type=image,src=host,dst=/x", "an image of the store"),
+        ("type=volume,dst=/x,tmpfs-size=1m", "nothing of a tmpfs"), ("type=bind,dst=/x", "needs source="), ("src=a", "needs target="),
         ("type=tmpfs,src=a,dst=/x", "a tmpfs has no source"), ("dst=/x,src=a,color=red", "unknown word 'color'"),
         ("dst=/x,src=a,ro=maybe", "readonly is true or false"), ("type=bind,src=a,dst=/x", "absolute path"),
     ],
@@ -204,3 +208,108 @@ def test_a_mount_of_a_tmpfs_has_its_size_and_mode() -> None:
     look = "stat -c %a /t; df -k /t | tail -1"
     done = cli("run", "--rm", "--mount", "type=tmpfs,dst=/t,tmpfs-size=1m,tmpfs-mode=700", "busybox", "sh", "-c", look)
     assert done.stdout.split()[0] == "700" and "1024" in done.stdout.split()
+
+
+# Volumes without a name
+
+
+def names_of_volumes() -> list[str]:
+    return [volume.name for volume in volumes.volumes(dirs.current())]
+
+
+@pytest.mark.parametrize("words", [("-v", "/etc"), ("--mount", "type=volume,dst=/etc")])
+def test_a_volume_without_a_name_begins_with_what_the_image_has_and_goes_with_the_container(words: tuple[str, ...]) -> None:
+    command = ("busybox", "sh", "-c", "touch /etc/new && grep -c root: /etc/passwd && grep -c ' /etc ' /proc/mounts")
+    done = cli("run", "--rm", *words, *command)
+    assert (done.stdout, done.stderr) == ("1\n1\n", "") and names_of_volumes() == []
+    done = cli("run", "-t", "--rm", *words, *command)  # under a monitor
+    assert done.stdout == "1\n1\n" and names_of_volumes() == []
+
+
+def test_a_volume_without_a_name_stays_with_a_container_that_stays() -> None:
+    words = ("-v", "/data", "busybox", "sh", "-c", "cat /data/kept; echo text >>/data/kept")
+    cli("run", "--name", "one", *words)
+    try:
+        assert cli("start", "-a", "one").stdout == "text\n"
+        (name,) = names_of_volumes()
+        assert len(name) == 64 and cli("volume", "prune").stdout == ""
+    finally:
+        cli("rm", "one")
+    assert names_of_volumes() == [name]  # as docker
+    cli("run", "--name", "one", *words)
+    assert len(names_of_volumes()) == 2
+    assert cli("rm", "-v", "one").returncode == 0 and names_of_volumes() == [name]
+    assert cli("volume", "prune").stdout.split() == [name]
+
+
+def test_a_run_that_fails_leaves_no_volume_without_a_name() -> None:
+    for words in ((), ("-t",)):
+        assert cli("run", "--rm", *words, "-v", "/data", "busybox", "nosuch").returncode == 127
+        assert names_of_volumes() == []
+
+
+def test_a_pybox_that_is_killed_leaves_no_volume_without_a_name(tmp_path: Path) -> None:
+    with start("run", "--rm", "-v", "/data", "busybox", "sh", "-c", "echo runs; sleep 1000") as process:
+        assert process.stdout is not None and process.stdout.readline() == b"runs\n"
+        process.kill()
+    assert len(names_of_volumes()) == 1
+    cli("gc")
+    assert names_of_volumes() == []
+
+
+def test_a_volume_that_is_removed_while_a_container_starts_is_refused_or_missed_but_never_lost(volume: str) -> None:
+    where = dirs.current()
+    data = volumes.create(where, volume).path
+    Path(data, "f").write_text("text")
+    runtime, spec = shared(), Spec("busybox", ("cat", "/data/f"), mounts=(Mount("/data", source=data),))
+    ready = runtime.ready(spec, keep=False)
+    tried = []
+
+    def remove(step: object, desk: object) -> None:  # after the journal is written, and before anything is mounted
+        with pytest.raises(StateError, match="in use by container"):
+            volumes.remove(where, volume)
+        tried.append(step)
+
+    watched = type("Watched", (type(ready.prepare[0]),), {"apply": remove}).of(dict(ready.prepare[0].items()))
+    assert said(runtime.launch(ready.replace(prepare=(watched, *ready.prepare[1:])), Options(capture=True))) == "text"
+    assert len(tried) == 1 and Path(data, "f").read_text() == "text"
+    volumes.remove(where, volume)  # after the plan, before the journal
+    with pytest.raises(StepFailed, match=r"take hold of the host's .*kept/data"):
+        runtime.launch(ready, Options(capture=True))
+    assert volumes.volumes(where) == []
+
+
+# Images beside the root
+
+
+def test_an_image_is_shown_beside_the_root(image: Images, store: dirs.Dirs) -> None:
+    def fill(root: Path) -> None:
+        (root / "model").mkdir()
+        (root / "model/weights").write_text("heavy")
+
+    name = image(fill)
+    script = "cat /m/model/weights; touch /m/x || mount -o remount,rw /m; rm -f /m/model/weights; test -f /m/model/weights"
+    for options in ({}, {"userns": True}):
+        result = shell(script, mounts=[Mount("/m", image=name, read_only=True)], **options)
+        assert result.stdout == b"heavy" and b"Read-only file system" in (result.stderr or b"") and result.exit_code == 0
+    words = ("run", "--rm", "--mount", f"type=image,src={name},dst=/m,rw=true", "busybox", "sh", "-c")
+    assert cli(*words, "echo light >/m/model/weights; cat /m/model/weights").stdout == "light\n"
+    assert cli(*words, "cat /m/model/weights").stdout == "heavy"
+    refused = cli(*words[:2], "--userns", *words[2:], "true")
+    assert refused.returncode == 125 and "a writable image is not there with --userns as root" in refused.stderr
+    absent = cli("run", "--rm", "--mount", "type=image,src=nosuch,dst=/m", "busybox", "true")
+    assert absent.returncode == 125 and "hint: pybox pull nosuch" in absent.stderr
+
+
+def test_an_image_is_not_removed_from_under_a_container_that_shows_it(image: Images, store: dirs.Dirs) -> None:
+    name = image(lambda root: (root / "only").write_text("here"))  # type: ignore[arg-type, return-value]
+    made = cli("create", "--mount", f"type=image,src={name},dst=/m", "busybox", "cat", "/m/only").stdout.strip()
+    try:
+        refused = cli("rmi", name)
+        assert refused.returncode == 125 and "in use by a container" in refused.stderr
+        assert cli("tag", "busybox", name).returncode == 0  # it shows what it was made with
+        assert cli("start", "-a", made).stdout == "here"
+    finally:
+        cli("rm", made)
+    cli("image", "prune")
+    cli("rmi", name)

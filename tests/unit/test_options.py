@@ -50,6 +50,7 @@ EFFECTS: dict[str, tuple[tuple[str, ...], tuple[Spec, Options]]] = {
     "cpuset-cpus": (("--cpuset-cpus", "0-1"), spec(limits=Limits(cpuset_cpus="0-1"))),
     "pids-limit": (("--pids-limit", "20"), spec(limits=Limits(pids=20))),
     "oom-score-adj": (("--oom-score-adj", "-5"), spec(limits=Limits(oom_score_adj=-5))),
+    "storage-size": (("--storage-size", "2M"), spec(limits=Limits(storage_size=2 << 20))),
     "ulimit": (
         ("--ulimit", "nofile=10:20", "--ulimit", "core=0"),
         spec(rlimits=(Rlimit("nofile", 10, 20), Rlimit("core", 0, 0))),

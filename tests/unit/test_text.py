@@ -59,7 +59,7 @@ def test_a_relative_source_that_says_so_is_of_the_current_directory(tmp_path: Pa
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("/a", "volume: '/a': must be SRC:DST[:ro]"),
+        ("a", "volume: 'a': must be SRC:DST[:ro]"),
         ("", "volume: must be SRC:DST[:ro]"),
         (":/a", "volume: ':/a': must be SRC:DST[:ro]"),
         ("/a:", "volume: '/a:': must be SRC:DST[:ro]"),
