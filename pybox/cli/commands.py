@@ -145,6 +145,14 @@ COMMANDS = (
         "denied",
         "denied",
     ),
+    Command(
+        "learn",
+        LOOK,
+        "learn [--list] | learn LESSON [--check FILE] [--hint] [--solution]",
+        "twelve lessons, checked against what the kernel shows",
+        "learn",
+        "learn",
+    ),
     Command("version", LOOK, "version", "print the version", "main", "version"),
     Command(
         "layers",

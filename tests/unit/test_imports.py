@@ -48,6 +48,7 @@ LAYERS = (
     "checking",
     "doctor",
     "explain",
+    "learn",
     "cli",
     "",  # pybox/__init__.py, which imports what is asked of it
 )

@@ -1,0 +1,138 @@
+"""`pybox learn`: lessons that the kernel grades. Exit status 0: passed, 1: not yet, 2: this host can't show it."""
+
+from __future__ import annotations
+
+import json
+import os
+
+from pybox.cli.options import RUN, Option, Parsed, parse, parse_anywhere
+from pybox.cli.run import spec_of
+from pybox.cli.table import FORMAT, form, table, visible
+from pybox.errors import SpecError
+from pybox.learn.course import LESSONS, Judged, judge, lesson
+from pybox.learn.lab import Lab
+from pybox.learn.lesson import LETTERS, Handed, Lesson, read_answer
+from pybox.runtime import Runtime
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from pybox.dirs import Dirs
+    from pybox.spec import Spec
+
+LEARN = (
+    Option(("--list",), "", "the lessons"),
+    Option(("--check",), "", "run an answer, and look at what the kernel shows", "FILE"),
+    Option(("--hint",), "", "one sentence on the way"),
+    Option(("--solution",), "", "an answer that is right"),
+    Option(("--file",), "", "where to put the file for your answer (lesson-NN.txt or .sh here)", "FILE"),
+    FORMAT.replace(help="of --check: text (the default) or json"),
+)
+
+
+def bench(runtime: Runtime) -> Lab:
+    """Return a place to run answers in."""
+
+    def read_line(words: list[str]) -> tuple[set[str], Spec]:
+        parsed = parse(RUN, words)
+        # nothing of an answer is read from our files or environment: its Spec is made from options that only say what they say
+        kept = Parsed()
+        kept.rest = parsed.rest
+        kept.values = {key: values for key, values in parsed.values.items() if key in _SAYING}
+        return set(parsed.values), spec_of(kept)
+
+    return Lab(runtime, read_line)
+
+
+_SAYING = frozenset(option.key for option in RUN) - {"env-file", "hpc", "volume", "mount", "without"}
+
+
+def learn(where: Dirs, words: list[str]) -> int:
+    """Show a lesson, or check an answer; returns the exit status."""
+    parsed = parse_anywhere(LEARN, words)
+    if parsed.has("list") or not parsed.rest:
+        if parsed.rest:
+            raise SpecError("learn", " ".join(parsed.rest), "--list takes no lesson")
+        print(_list())
+        return 0
+    if len(parsed.rest) > 1:
+        raise SpecError("learn", " ".join(parsed.rest), "one lesson at a time")
+    task = lesson(parsed.rest[0])
+    if parsed.has("hint"):
+        print(task.hint)
+        return 0
+    if parsed.has("solution"):
+        print(task.answer(task.solution, task.key), end="")
+        return 0
+    path = parsed.one("check")
+    if path is not None:
+        handed = read_answer(path)
+        if handed.lesson not in (0, task.number):
+            raise SpecError("check", path, f"is an answer to lesson {handed.lesson}")
+        return _check(bench(Runtime(where)), task, handed, form(parsed, "text", "json"))
+    print("\n".join(_show(where, task)))
+    print(_begin(task, parsed.one("file") or task.file))
+    return 0
+
+
+def _list() -> str:
+    rows = [(str(task.number), task.name, task.title) for task in LESSONS]
+    return table([("LESSON", "NAME", "TITLE"), *rows])
+
+
+def _show(where: Dirs, task: Lesson) -> Iterator[str]:
+    yield f"Lesson {task.number}: {task.title}\n"
+    yield task.text
+    yield f"\nPREDICT  {task.question}"
+    for letter, choice in zip(LETTERS, task.choices, strict=False):
+        yield f"    {letter}) {choice}"
+    yield f"\nDO  {task.task}"
+    if task.shown is not None:
+        yield from task.shown(bench(Runtime(where)))
+    yield f"\nREAD  {', '.join((*task.reading, *task.code))}"
+
+
+def _begin(task: Lesson, path: str) -> str:
+    try:
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+    except FileExistsError:
+        begun = f"\nYour answer is in {visible(path)}, as you left it."
+    except OSError as error:
+        raise SpecError("file", path, str(error.strerror)) from None
+    else:
+        with os.fdopen(fd, "w") as file:
+            file.write(task.answer(task.start))
+        begun = f"\nA file for your answer, with what does not work yet: {visible(path)}"
+    return f"{begun} Edit it, then:\n    pybox learn {task.number} --check {visible(path)}        (stuck? --hint)"
+
+
+def _check(lab: Lab, task: Lesson, handed: Handed, shape: str) -> int:
+    judged = judge(lab, task, handed)
+    if shape == "json":
+        print(json.dumps({"schema": "pybox.learn/1", **judged.to_json()}, indent=2))
+    else:
+        print("\n".join(_verdict(task, judged)))
+    return 0 if judged.passed else 1
+
+
+def _verdict(task: Lesson, judged: Judged) -> Iterator[str]:
+    observed = judged.observed
+    if observed is not None:
+        said = (
+            f"you said {judged.predict}"
+            if judged.predict in LETTERS[: len(task.choices)] and judged.predict
+            else "you made no prediction"
+        )
+        right = (
+            "as it is"
+            if judged.predict == observed.letter
+            else f"it is {observed.letter}: {task.choices[LETTERS.index(observed.letter)]}"
+        )
+        yield f"PREDICTED  {said}; {right}\n    {visible(observed.evidence)}"
+    for finding in judged.findings:
+        yield f"{'ok ' if finding.ok else 'NOT'}  {visible(finding.says)}"
+    if judged.said and not judged.passed:
+        yield "your script wrote:"
+        yield from (f"    {line}" for line in judged.said)
+    yield f"Lesson {task.number}: {'passed' if judged.passed else 'not yet'}"

@@ -1,0 +1,1 @@
+"""The twelve lessons, one module each. course.py has their order."""
