@@ -148,10 +148,18 @@ COMMANDS = (
     Command(
         "learn",
         LOOK,
-        "learn [--list] | learn LESSON [--check FILE] [--hint] [--solution]",
+        "learn [--list|--export DIR] | learn LESSON [--check FILE|--hint|--solution] | learn grade DIR|FILE...",
         "twelve lessons, checked against what the kernel shows",
         "learn",
         "learn",
+    ),
+    Command(
+        "quiz",
+        LOOK,
+        "quiz [--seed N] [--count N] [--answers] [--format json|text]",
+        "questions about real plans",
+        "learn",
+        "quiz",
     ),
     Command("version", LOOK, "version", "print the version", "main", "version"),
     Command(

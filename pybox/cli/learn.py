@@ -1,4 +1,4 @@
-"""`pybox learn`: lessons that the kernel grades. Exit status 0: passed, 1: not yet, 2: this host can't show it."""
+"""`pybox learn` and `pybox quiz`. Exit status 0: passed, 1: not yet, 2: this host can't show it."""
 
 from __future__ import annotations
 
@@ -10,9 +10,13 @@ from pybox.cli.run import spec_of
 from pybox.cli.table import FORMAT, form, table, visible
 from pybox.errors import SpecError
 from pybox.learn.course import LESSONS, Judged, judge, lesson
+from pybox.learn.export import write
+from pybox.learn.grading import Graded, answers, grade
 from pybox.learn.lab import Lab
 from pybox.learn.lesson import LETTERS, Handed, Lesson, read_answer
+from pybox.learn.quiz import Quiz
 from pybox.runtime import Runtime
+from pybox.units import parse_int
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -27,7 +31,14 @@ LEARN = (
     Option(("--hint",), "", "one sentence on the way"),
     Option(("--solution",), "", "an answer that is right"),
     Option(("--file",), "", "where to put the file for your answer (lesson-NN.txt or .sh here)", "FILE"),
-    FORMAT.replace(help="of --check: text (the default) or json"),
+    Option(("--export",), "", "write the course for a class: texts, tasks, and solutions apart", "DIR"),
+    FORMAT.replace(help="of --check and grade: text (the default) or json"),
+)
+QUIZ = (
+    Option(("--seed",), "", "the same number asks the same questions (0)", "NUMBER"),
+    Option(("--count",), "", "how many (5)", "NUMBER"),
+    Option(("--answers",), "", "with the answers"),
+    FORMAT.replace(help="text (the default) or json"),
 )
 
 
@@ -51,6 +62,14 @@ _SAYING = frozenset(option.key for option in RUN) - {"env-file", "hpc", "volume"
 def learn(where: Dirs, words: list[str]) -> int:
     """Show a lesson, or check an answer; returns the exit status."""
     parsed = parse_anywhere(LEARN, words)
+    folder = parsed.one("export")
+    if folder is not None:
+        if parsed.rest:
+            raise SpecError("export", " ".join(parsed.rest), "--export takes no lesson: it is all of the course")
+        print(f"{write(folder)} files in {visible(folder)}; teacher/ is not for the class")
+        return 0
+    if parsed.rest[:1] == ["grade"]:
+        return _grade(where, parsed)
     if parsed.has("list") or not parsed.rest:
         if parsed.rest:
             raise SpecError("learn", " ".join(parsed.rest), "--list takes no lesson")
@@ -73,6 +92,47 @@ def learn(where: Dirs, words: list[str]) -> int:
         return _check(bench(Runtime(where)), task, handed, form(parsed, "text", "json"))
     print("\n".join(_show(where, task)))
     print(_begin(task, parsed.one("file") or task.file))
+    return 0
+
+
+def _grade(where: Dirs, parsed: Parsed) -> int:
+    shape = form(parsed, "text", "json")
+    if not parsed.rest[1:]:
+        raise SpecError("grade", "", "needs a file or a directory", "pybox learn grade DIR|FILE...")
+    lab = bench(Runtime(where))
+    graded = [grade(lab, path) for path in answers(parsed.rest[1:])]
+    if shape == "json":
+        print(json.dumps({"schema": "pybox.grades/1", "answers": [one.to_json() for one in graded]}, indent=2))
+    else:
+        rows = [(visible(one.file), str(one.lesson), one.mark, _prediction(one), visible(one.why)) for one in graded]
+        print(table([("FILE", "LESSON", "MARK", "PREDICTED", "WHY"), *rows]))
+    marks = {one.mark for one in graded}
+    return 1 if marks & {"not yet", "unreadable"} else 2 if "not here" in marks else 0
+
+
+def _prediction(one: Graded) -> str:
+    return f"{visible(one.predicted)}, {'right' if one.predicted == one.right else f'is {one.right}'}" if one.predicted else "-"
+
+
+def quiz(where: Dirs, words: list[str]) -> int:
+    """Print questions about this host's own plans."""
+    parsed = parse_anywhere(QUIZ, words)
+    if parsed.rest:
+        raise SpecError("quiz", " ".join(parsed.rest), "takes options only")
+    seed = parse_int("seed", parsed.one("seed"), 0, 1 << 62) or 0
+    count = parse_int("count", parsed.one("count"), 1, 100) or 5
+    shape = form(parsed, "text", "json")
+    lab = bench(Runtime(where))
+    asked = Quiz(lab.runtime.planner, lab.image, seed).questions(count)
+    if shape == "json":
+        listed = [question.to_json(number, parsed.has("answers")) for number, question in enumerate(asked, 1)]
+        print(json.dumps({"schema": "pybox.quiz/1", "seed": seed, "questions": listed}, indent=2))
+        return 0
+    for number, question in enumerate(asked, 1):
+        print(f"{number}. {question.text}")
+        for letter, choice in zip("abcd", question.choices, strict=True):
+            print(f"   {letter}) {visible(choice)}")
+        print(f"   answer: {question.letter}   ({question.read})\n" if parsed.has("answers") else "")
     return 0
 
 

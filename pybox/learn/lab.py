@@ -18,7 +18,8 @@ from pybox.doctor.trial import Outcome, attempt, call
 from pybox.errors import ImageNotFound, PyboxError, SpecError
 from pybox.failures import ExecError, StepFailed
 from pybox.image import store
-from pybox.kernel import processes
+from pybox.kernel.processes import Process as Member
+from pybox.kernel.processes import processes as members
 from pybox.learn.lesson import CannotHere
 from pybox.process import Process
 from pybox.runtime import Options, Running
@@ -169,15 +170,15 @@ class Scene:
     @property
     def stands(self) -> bool:
         """Whether its process 1 lives."""
-        return self.one.status("State")[:1] not in ("", "Z")
+        return not self.ended(0)
 
-    def processes(self) -> tuple[processes.Process, ...]:
+    def processes(self) -> tuple[Member, ...]:
         """Return its processes as they are now."""
-        return processes.processes(self.process.pid, self.groups)
+        return members(self.process.pid, self.groups)
 
-    def zombies(self) -> list[processes.Process]:
+    def zombies(self) -> list[Member]:
         """Return those that have ended and are not waited for: found by the PID namespace, for a control group lists the living."""
-        return [process for process in processes.processes(self.process.pid, ()) if process.state == "Z"]
+        return [process for process in members(self.process.pid, ()) if process.state == "Z"]
 
     def named(self, name: str) -> list[Seen]:
         """Return its processes of a name, process 1 included."""
@@ -194,6 +195,9 @@ class Scene:
         last, limit = None, monotonic() + SETTLE
         while monotonic() < limit:
             now = tuple((process.host_pid, process.state, _switches(process.host_pid)) for process in self.processes())
+            if not now:  # about to be gone: its group is empty before its parent can know
+                self.ended(SETTLE)
+                return
             if now == last and all(state in "SZT" for _, state, _ in now):
                 return
             last = now

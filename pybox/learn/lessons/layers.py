@@ -33,7 +33,7 @@ def _entries(lab: Lab, scene: Scene) -> Iterator[tuple[str, str, os.stat_result]
         for folder, names, files in os.walk(upper):
             for name in (*names, *files):
                 path = f"{folder}/{name}"
-                yield os.path.normpath(f"{target}/{os.path.relpath(path, upper)}"), path, os.lstat(path)
+                yield f"{target.rstrip('/')}/{os.path.relpath(path, upper)}", path, os.lstat(path)
                 count += 1
                 if count > _MOST:
                     return
