@@ -51,6 +51,7 @@ def bench(runtime: Runtime) -> Lab:
         kept = Parsed()
         kept.rest = parsed.rest
         kept.values = {key: values for key, values in parsed.values.items() if key in _SAYING}
+        kept.values["env"] = [word for word in parsed.all("env") if "=" in word]
         return set(parsed.values), spec_of(kept)
 
     return Lab(runtime, read_line)

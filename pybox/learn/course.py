@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pybox.errors import SpecError
 from pybox.learn.lab import Lab, Refused
-from pybox.learn.lesson import Finding, Handed, Lesson, Observed
+from pybox.learn.lesson import CannotHere, Finding, Handed, Lesson, Observed
 from pybox.learn.lessons import broken, hostname, ids, init, layers, limits, mounts, network, process, rights, root, tree
 from pybox.record import Record
 
@@ -29,7 +29,7 @@ LESSONS: tuple[Lesson, ...] = (
 
 
 class Judged(Record):
-    """What came of an answer. ``observed`` is None where nobody asked for the experiment."""
+    """What came of an answer. ``observed`` is None where nobody asked for the experiment, or this host can't show it."""
 
     lesson: int
     findings: tuple[Finding, ...]
@@ -68,7 +68,12 @@ def judge(lab: Lab, task: Lesson, handed: Handed, experiment: bool = True) -> Ju
     """Run an answer and look. Raises CannotHere where this host can't show it; nothing that the answer does raises anything else."""
     findings: list[Finding] = []
     lab.said = ()
-    observed = task.experiment(lab) if experiment else None
+    observed = None
+    if experiment:
+        try:
+            observed = task.experiment(lab)
+        except CannotHere:  # the task may be possible all the same
+            pass
     try:
         if not handed.body:
             raise Refused("there is no answer in the file")

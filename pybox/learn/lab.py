@@ -18,6 +18,7 @@ from pybox.doctor.trial import Outcome, attempt, call
 from pybox.errors import ImageNotFound, PyboxError, SpecError
 from pybox.failures import ExecError, StepFailed
 from pybox.image import store
+from pybox.image.reference import HOST
 from pybox.kernel.processes import Process as Member
 from pybox.kernel.processes import processes as members
 from pybox.learn.lesson import CannotHere
@@ -68,7 +69,12 @@ class Lab:
         try:
             self.image = store.find(runtime.dirs, "busybox").name
         except ImageNotFound:
-            self.image = "host"  # the machine's own programs under a throw-away layer
+            self.image = HOST  # the machine's own programs under a throw-away layer
+
+    def insist_on_image(self) -> None:
+        """Raise CannotHere where answers have only the machine's own files: those are not one tree for a plain user, or not a small one."""
+        if self.image == HOST:
+            raise CannotHere("it needs the image busybox", "images")
 
     def spec(self, *words: str, **changes: object) -> Spec:
         """Return the container that answers are run in, with some fields changed."""

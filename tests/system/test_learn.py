@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
+import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+from harness import cli
 
 from pybox import api, dirs
 from pybox.cli.learn import bench
-from pybox.learn.course import LESSONS, judge
+from pybox.learn.course import LESSONS, judge, lesson
 from pybox.learn.lab import Lab
 from pybox.learn.lesson import CannotHere, Handed, Lesson, Mutant
 
@@ -41,3 +45,74 @@ def test_each_wrong_answer_fails_and_is_told_why(lab: Lab, task: Lesson) -> None
         passed, said, _ = judged(lab, task, mutant.answer)
         wrong = "\n".join(line for line in said.splitlines() if line.startswith("NOT"))
         assert not passed and mutant.says in wrong, f"{mutant.belief}:\n{said}"
+
+
+@pytest.mark.parametrize(
+    ("script", "said"),
+    [
+        ("while :; do :; done", "did not come to its end"),
+        ("yes", "did not come to its end"),
+        ("kill -9 -1", "ended its own container"),
+        ("echo done >/proc/1/fd/1; kill -9 $PPID", ""),
+    ],
+)
+def test_a_hostile_script_fails_and_is_gone(lab: Lab, monkeypatch: pytest.MonkeyPatch, script: str, said: str) -> None:
+    monkeypatch.setattr("pybox.learn.lab.SECONDS", 0.3)
+    passed, told, _ = judged(lab, lesson("hostname"), script)
+    assert not passed and said in told
+
+
+def test_a_script_sees_nothing_of_the_host_and_reaches_no_network(lab: Lab) -> None:
+    with lab.after("true") as scene:
+        assert scene.one.private("user") and scene.one.private("net") and scene.one.private("mnt") and scene.one.private("pid")
+        outside = int(scene.one.status("Uid").split()[0])
+        assert outside >= 1000  # its root is nobody here
+        assert [line.partition(":")[0].strip() for line in scene.one.file("net/dev").splitlines()[2:]][:1] == ["lo"]
+        assert len(scene.one.file("net/route").splitlines()) <= 1
+
+
+def test_a_class_is_graded_in_a_table_and_in_json(store: dirs.Dirs, tmp_path: Path) -> None:
+    first, fourth = lesson("1"), lesson("4")
+    for name, task, body in (
+        ("ada", first, first.solution),
+        ("bob", first, first.mutants[0].answer),
+        ("ada", fourth, fourth.solution),
+    ):
+        (tmp_path / name).mkdir(exist_ok=True)
+        (tmp_path / name / task.file).write_text(task.answer(body, "c"))
+    done = cli("learn", "grade", str(tmp_path), "--format", "json")
+    assert done.returncode == 1, done.stderr
+    marks = {(os.path.basename(os.path.dirname(one["file"])), one["lesson"]): one for one in json.loads(done.stdout)["answers"]}
+    assert [marks[key]["mark"] for key in (("ada", 1), ("ada", 4), ("bob", 1))] == ["passed", "passed", "not yet"]
+    assert marks[("bob", 1)]["why"].startswith("process 1 is pybox-init") and marks[("ada", 4)]["right"] == "b"
+    table = cli("learn", "grade", f"{tmp_path}/ada")
+    assert (table.returncode, table.stdout.count("passed"), table.stdout.count("c, right")) == (0, 2, 1)
+
+
+def test_a_learner_begins_checks_and_keeps_their_file(store: dirs.Dirs, tmp_path: Path) -> None:
+    file = tmp_path / "lesson-01.txt"
+    begun = cli("learn", "process", cwd=tmp_path)
+    assert begun.returncode == 0 and "PREDICT" in begun.stdout and file.read_text() == lesson("1").answer(lesson("1").start)
+    file.write_text(lesson("1").answer(lesson("1").solution, "a"))
+    assert "as you left it" in cli("learn", "1", cwd=tmp_path).stdout and "--no-init" in file.read_text()
+    done = cli("learn", "1", "--check", str(file))
+    assert done.returncode == 0, done.stderr
+    assert "you said a; it is c" in done.stdout and done.stdout.endswith("Lesson 1: passed\n")
+    assert cli("learn", "2", "--check", str(file)).returncode == 125
+
+
+def test_a_quiz_asks_the_same_by_seed_and_its_answers_are_among_the_choices(store: dirs.Dirs) -> None:
+    def asked(*words: str) -> list[dict[str, object]]:
+        done = cli("quiz", "--format", "json", *words)
+        assert done.returncode == 0, done.stderr
+        found: list[dict[str, object]] = json.loads(done.stdout)["questions"]
+        return found
+
+    first = asked("--seed", "7", "--count", "20", "--answers")
+    assert len(first) == 20 and first == asked("--seed", "7", "--count", "20", "--answers") != asked(
+        "--seed", "8", "--count", "20", "--answers"
+    )
+    for question in first:
+        choices = question["choices"]
+        assert isinstance(choices, list) and len(set(choices)) == len(choices) == 4 and str(question["answer"]) in "abcd"
+    assert not any("answer" in question or "read" in question for question in asked("--seed", "7"))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pybox.learn.lab import Lab
-from pybox.learn.lesson import Finding, Lesson, Mutant, Observed
+from pybox.learn.lesson import CannotHere, Finding, Lesson, Mutant, Observed
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -34,6 +34,8 @@ def _apart(scene: Scene) -> Seen | None:
 
 def _experiment(lab: Lab) -> Observed:
     with lab.after(_MAKE + _GID + _UID, cap_add=_CAPS, cap_drop=_LESS) as scene:
+        if scene.one.file("setgroups").strip() == "deny":  # a plain user's container of one id has given it up already
+            raise CannotHere("setgroups is denied in a container of one id", "subuid")
         seen = _apart(scene)
         assert seen is not None
         uids, gids = _map(seen, "uid"), _map(seen, "gid")
@@ -86,7 +88,7 @@ The process also needs to be in the namespace already: to write the map of your 
     key="b",
     task="In your container you are root without CAP_SETUID and CAP_SETGID. Leave a `sleep 1000` running in a user namespace of its own in\n    which the container's uid 0 and gid 0 are called 1000.",
     kind="script",
-    start=_MAKE + _UID + _GID.rstrip(),
+    start=_MAKE + "echo '0 0 1' >/proc/$!/uid_map\n" + _GID.rstrip(),
     hint="Three files below /proc/$!, in the right order; one of them is not a map.",
     solution=_MAKE + _DENY + _UID + _GID.rstrip(),
     mutants=(

@@ -89,7 +89,7 @@ And whoever loses their parent gets process 1 as a new one. A child that has end
 that knows nothing of that collects them.
 
 pybox-init is a process 1 that forwards signals to its child and waits for whatever comes. When it ends, the kernel kills the rest.""",
-    question="`pybox run --no-init busybox sleep 1000` runs, and gets SIGTERM from the host. A moment later it is",
+    question="sleep is process 1 of a container (--no-init), and gets SIGTERM from the host. A moment later it is",
     choices=("dead, with status 143", "dead, with status 137", "alive"),
     key="c",
     task="This container is deaf to SIGTERM and keeps a zombie. Change the line so that SIGTERM ends it with status 143, and no zombie stays.",

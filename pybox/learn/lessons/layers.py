@@ -67,6 +67,7 @@ def _bytes(path: str, most: int = 16 << 20) -> bytes:
 
 
 def _experiment(lab: Lab) -> Observed:
+    lab.insist_on_image()
     with lab.after('chmod 700 "$(readlink -f /bin/sh)"', upper="disk") as scene, lab.standing(lab.spec(*IDLE)) as fresh:
         for path, _, found in _entries(lab, scene):
             before = _original(fresh, path)
@@ -79,6 +80,7 @@ def _experiment(lab: Lab) -> Observed:
 
 
 def _check(lab: Lab, body: str) -> Iterator[Finding]:
+    lab.insist_on_image()
     with lab.after(body, upper="disk") as scene, lab.standing(lab.spec(*IDLE)) as fresh:
         copied, changed, white, opaque = "", "", "", ""
         for path, place, found in _entries(lab, scene):
@@ -165,5 +167,5 @@ doubles its size. Start containers as often as you like: the image stays as it i
     check=_check,
     reading=("mount(8)", "xattr(7)"),
     code=("pybox/image/stack.py", "pybox/steps/mounts.py"),
-    needs=("overlay",),
+    needs=("overlay", "images"),
 )

@@ -69,6 +69,7 @@ def _escape(seen: Seen) -> bool:
 
 
 def _experiment(lab: Lab) -> Observed:
+    lab.insist_on_image()
     with lab.after(f"{_CHROOT}\n{_PIVOT}", cap_add=_CAPS) as scene:
         hidden = {seen.pid: seen for seen in scene.apart("mnt")}
         left = {pid: _escape(seen) for pid, seen in hidden.items()}
@@ -83,6 +84,7 @@ def _experiment(lab: Lab) -> Observed:
 
 
 def _check(lab: Lab, body: str) -> Iterator[Finding]:
+    lab.insist_on_image()
     with lab.after(body, cap_add=_CAPS) as scene:
         found = [seen for seen in scene.named("sleep") if seen.namespace("mnt") != scene.one.namespace("mnt")]
         if not found:
@@ -154,4 +156,5 @@ stacks the old root on top of the new one and takes it away again, without needi
     check=_check,
     reading=("chroot(2)", "pivot_root(2)", "mount_namespaces(7)"),
     code=("pybox/kernel/rootfs.py", "pybox/steps/mounts.py"),
+    needs=("userns", "images"),
 )

@@ -82,7 +82,7 @@ def _moves(body: str) -> list[list[str]]:
     found = [line.split() for line in rows(body)]
     for words in found:
         plain = all(word.isascii() and word.isalnum() and len(word) < 20 for word in words[1:])
-        if not (plain or words[1:] == ["."]) or (words[0], len(words)) not in (
+        if not (plain or words == ["move", "."]) or (words[0], len(words)) not in (
             ("mkdir", 2),
             ("rmdir", 2),
             ("move", 2),
