@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 from harness import cli
+from test_rootless import Person as Rootless
+from test_rootless import _usable, home  # noqa: F401  # a fixture
 
 from pybox import api, dirs
 from pybox.cli.learn import bench
@@ -87,6 +89,19 @@ def test_a_class_is_graded_in_a_table_and_in_json(store: dirs.Dirs, tmp_path: Pa
     assert marks[("bob", 1)]["why"].startswith("process 1 is pybox-init") and marks[("ada", 4)]["right"] == "b"
     table = cli("learn", "grade", f"{tmp_path}/ada")
     assert (table.returncode, table.stdout.count("passed"), table.stdout.count("c, right")) == (0, 2, 1)
+
+
+@pytest.mark.skipif(bool(_usable()), reason="unprivileged user namespaces are off")
+def test_a_plain_user_passes_what_needs_no_control_group_and_is_told_what_does(home: Path) -> None:  # noqa: F811
+    for number in ("2", "8", "9"):
+        task = lesson(number)
+        (home / task.file).write_text(task.answer(task.solution))
+    person = Rootless(home)
+    assert person.pybox("import", "busybox", f"{home}/tree").returncode == 0
+    done = person.pybox("learn", "grade", *(f"{home}/{lesson(number).file}" for number in ("2", "8", "9")), "--format", "json")
+    assert done.returncode == 2, (done.stdout, done.stderr)
+    marks = [(one["mark"], one["why"].rpartition("; ")[2]) for one in json.loads(done.stdout)["answers"]]
+    assert marks == [("passed", ""), ("not here", "`pybox doctor limits`"), ("not here", "`pybox doctor cgroup`")]
 
 
 def test_a_learner_begins_checks_and_keeps_their_file(store: dirs.Dirs, tmp_path: Path) -> None:

@@ -46,7 +46,9 @@ def _found(lab: Lab, words: str) -> ChildStep:
     named = [step for step in steps if words and words in step.describe()]
     exact = [step for step in named if step.describe() == words]
     if len(exact) != 1 and len(named) != 1:
-        raise Refused(f"{visible(words)!r} names {len(named)} steps of `pybox explain run busybox true`: take all of its words")
+        raise Refused(
+            f"{visible(words)!r} names {len(named)} steps of `pybox explain run --userns busybox true`: take all of its words"
+        )
     step = exact[0] if len(exact) == 1 else named[0]
     if not step.describe().startswith(_CALLED):
         raise Refused(f"{visible(words)!r}: without this step there would be no container to look at")
@@ -171,22 +173,23 @@ LESSON = Lesson(
     name="broken",
     title="Broken containers",
     text="""\
-A container is a list of steps (`pybox explain run busybox true`), and each has an effect that the kernel shows: its post-condition. Leave
-one out, and one thing is different, often without anything failing. That is what most holes in container runtimes were: a step that was
-not there, or came too late, or met something else than it expected.
+A container is a list of steps, and each has an effect that the kernel shows: its post-condition. Leave one out, and one thing is
+different, often without anything failing. Some holes in container runtimes were of that kind: a step was not there, or came too late,
+or met something else than it expected.
 
-Five containers were made now, each without one step of its plan, and held just before their command would have begun. Below is
-what /proc shows of each that a whole container does not have. Find the step.
+Five containers were made now, each without one step of its plan, and held just before their command would have begun. Below is what
+/proc shows of each that a whole container does not have. Find the step.
 
-`pybox run --trace=state --rm busybox true` shows for each step of a whole run what it changes; `pybox explain --step NUMBER run busybox
-true` says what one is for.""",
+    pybox explain run --userns busybox true                     the plan of these containers
+    pybox explain --step NUMBER run --userns busybox true       what one step is for
+    pybox run --trace=state --rm --userns busybox true          what each step of a whole run changes""",
     question="A run is killed in the middle, all mounts of the container made, its command not yet started. What is left of it on the host?",
     choices=("its mounts, and its directory in pybox's state", "its mounts; the directory is removed", "nothing"),
     key="c",
     task="Name the missing steps, in the words of `pybox explain`; the beginning will do where it is the only such step.",
     kind="names",
     start="\n".join(f"{number}: " for number in range(1, len(_MISSING) + 1)),
-    hint="Each changes one thing that /proc/PID has: status (three of them) or mountinfo (two). Which step writes that?",
+    hint="Two of the differences are in /proc/PID/status, two in mountinfo, one in stat. Which step of a whole run makes that value?",
     solution="\n".join(_RIGHT),
     mutants=(
         Mutant(

@@ -11,7 +11,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from pybox.learn.lab import Scene
     from pybox.seen import Seen
 
 _CAPS = ("CAP_SYS_ADMIN",)
@@ -27,18 +26,9 @@ def _experiment(lab: Lab) -> Observed:
     with lab.after(
         "unshare -r sh -c 'hostname only-user; sleep 1000' & unshare -r -u sh -c 'hostname and-uts; sleep 1000' &", cap_add=_CAPS
     ) as scene:
-        alone, both = _names(scene, "user", "uts"), [_name(seen) for seen in scene.apart("uts")]
-        changed = _name(scene.one) == "only-user"
-        letter = "a" if changed else "b" if "and-uts" in both else "c"
-        return Observed(
-            letter,
-            f"the container is called {_name(scene.one)}, seen from {len(alone)} namespaces; with a UTS namespace of its own: {' '.join(sorted(set(both)))}",
-        )
-
-
-def _names(scene: Scene, kind: str, without: str) -> list[Seen]:
-    apart = {seen.pid for seen in scene.apart(without)}
-    return [seen for seen in scene.apart(kind) if seen.pid not in apart]
+        names = sorted({_name(seen) for seen in scene.apart("uts")})
+        letter = "a" if _name(scene.one) == "only-user" else "b" if "and-uts" in names else "c"
+        return Observed(letter, f"without: the name is {_name(scene.one)} as before; with: {' '.join(names)}")
 
 
 def _check(lab: Lab, body: str) -> Iterator[Finding]:

@@ -41,7 +41,7 @@ def _experiment(lab: Lab) -> Observed:
         code = scene.process.wait().exit_code if dead else 0
         return Observed(
             "a" if code == 143 else "b" if dead else "c",
-            f"NSpid {scene.one.status('NSpid')}, SigCgt {scene.one.status('SigCgt')}, state {scene.one.status('State')} after SIGTERM",
+            f"NSpid {' '.join(scene.one.status('NSpid').split())}, SigCgt {scene.one.status('SigCgt')}, state {scene.one.status('State')} after SIGTERM",
         )
 
 

@@ -121,7 +121,7 @@ LESSON = Lesson(
     name="layers",
     title="Layers: what a change costs",
     text="""\
-An image is a stack of directories that nobody writes to. overlayfs(5) shows them as one tree, with a writable directory on top: the
+An image is a stack of directories that nobody writes to. overlayfs shows them as one tree, with a writable directory on top: the
 container's own. The kernel knows three tricks, and you can see all of them in that directory:
 
     copy-up      the first write to a file, or to its mode or owner, copies the whole of it up

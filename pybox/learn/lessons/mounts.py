@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _CAPS = ("CAP_SYS_ADMIN",)
+_SAID = {True: "yes", False: "no"}
 _TREE = "mkdir -p /mnt; mount -t tmpfs none /mnt; mkdir /mnt/late\n"
 # unshare(1) has no word for it in every busybox, so a slave of a shared tree stands for "sees what comes later"
 _SLAVE = "unshare -m --propagation slave sleep 1000 &"
@@ -41,7 +42,7 @@ def _experiment(lab: Lab) -> Observed:
         letter = {(True, True): "a", (True, False): "b", (False, False): "c"}.get((one, other), "d")
         return Observed(
             letter,
-            f"/mnt/late is in the namespace whose /mnt has master:{_peers(slave[0], '/mnt').get('master')}: {one}; in the one where it has neither: {other}",
+            f"/mnt/late is in the namespace whose /mnt has master:{_peers(slave[0], '/mnt').get('master')}: {_SAID[one]}; in the one where it has neither: {_SAID[other]}",
         )
 
 
@@ -88,7 +89,7 @@ afterwards depends on each mount's propagation type, which is written in /proc/P
     master:1    a slave: it receives from peer group 1, and sends nothing
     (neither)   private: nothing comes, nothing goes
 
-So a mount namespace alone promises nothing. On most hosts / is shared, and a container that mounts would mount on the host; that is why
+So a mount namespace alone promises nothing. Where systemd runs, / is shared, and a container that mounts would mount on the host; that is why
 pybox makes everything private first (`pybox explain` shows the step). unshare(1) does so by itself; the system call unshare(2) does not.""",
     question="/mnt is shared. Two namespaces are made, one with `unshare -m --propagation slave`, one with plain `unshare -m`. Then /mnt/late is\nmounted in the first place. Who sees it?",
     choices=("both", "the slave only", "none: they are copies"),

@@ -97,7 +97,7 @@ A link is in one namespace at a time and can be moved. A veth pair is a cable: w
 end here, move the other, give both an address of one network, set both up, and the two namespaces talk. A bridge on the host joins many
 such cables, and a rule that translates addresses leads to the world: that is all there is to `--network`.
 
-When the last process of a network namespace ends, its links go with it; of a pair, both ends.
+When the last process of a network namespace ends, its virtual links go with it; of a pair, both ends.
 
 Some things are elsewhere: unix sockets with a path are files, in the mount namespace. And /sys/class/net shows the namespace of whoever
 mounted that /sys, but /proc/PID/net the one of PID.""",

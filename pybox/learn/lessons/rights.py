@@ -78,7 +78,7 @@ What root may do was cut into some forty capabilities (capabilities(7)). A proce
     CapEff    what the kernel looks at when something needs a right
     CapBnd    what an exec may give at most; what is dropped from it is gone for good
 
-uid 0 matters only at exec: there, root gets what is in its bounding set. A uid 0 with empty sets is a user called root, who owns root's
+uid 0 matters at exec: there, root gets what is in its bounding set. A uid 0 with empty sets is a user called root, who owns root's
 files and can do to them what an owner can, and nothing that needs a right.
 
 Two more locks are independent of that. no_new_privs: no exec gives more than there is, so set-user-ID programs run without their

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from pybox.fastjson import Json
 
 _CAPS = ("CAP_SYS_ADMIN",)
+_SAID = {True: "got out", False: "still inside"}
 _BIND = "mkdir -p /mnt; mount --bind / /mnt; cd /mnt; "
 _PIVOT = f"unshare -m sh -c '{_BIND}pivot_root . .; umount -l .; exec sleep 1000' &"
 _CHROOT = f"unshare -m sh -c '{_BIND}exec chroot . sleep 1000' &"
@@ -79,7 +80,7 @@ def _experiment(lab: Lab) -> Observed:
         letter = {(True, False): "b", (False, False): "a", (True, True): "c"}.get((left[jail], left[gone]), "d")
         return Observed(
             letter,
-            f"chroot, then chdir('..') out of a second chroot: outside {left[jail]}; the same after pivot_root: outside {left[gone]}",
+            f"chroot, then chdir('..') out of a second chroot: {_SAID[left[jail]]}; the same after pivot_root: {_SAID[left[gone]]}",
         )
 
 
