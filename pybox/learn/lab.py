@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 SECONDS = 10.0  # for an answer to come to its end
 SETTLE = 3.0  # for what it started to come to rest
 IDLE = ("sleep", "1000")
-_LIMITS = Limits(memory=256 << 20, pids=200)
+MEMORY, PIDS = 256 << 20, 200  # the most that an answer's own program may have
 # The answer's words go to stderr: stdout has one reader, who waits for one line.
 _AROUND = 'sh -c "$0" >&2; echo done; exec sleep 1000'
 # Options of `pybox run` that stay inside, and those that mean nothing here. What shows a file of the host or writes one, shares one of its
@@ -78,7 +78,9 @@ class Lab:
 
     def spec(self, *words: str, **changes: object) -> Spec:
         """Return the container that answers are run in, with some fields changed."""
-        return Spec(image=self.image, args=words, userns=True, limits=_LIMITS, best_effort=True).replace(**changes)
+        return Spec(image=self.image, args=words, userns=True, limits=Limits(memory=MEMORY, pids=PIDS), best_effort=True).replace(
+            **changes
+        )
 
     def asked(self, body: str, command: tuple[str, ...] = ()) -> Spec:
         """Return the Spec of an answer that is a `pybox run` line; ``command`` is what it has to run. Raises Refused."""
@@ -99,13 +101,14 @@ class Lab:
             raise Refused("a seccomp profile of your own is not for this lesson")
         if command and spec.args != command:
             raise Refused(f"the command has to stay as it was: {' '.join(command)}")
-        if not command:  # else it is ours, and what the answer leaves unlimited stays so
-            memory, pids = spec.limits.memory or _LIMITS.memory, spec.limits.pids or _LIMITS.pids
-            spec = spec.replace(limits=spec.limits.replace(memory=memory, pids=pids))
+        if not command:  # else it is ours, which needs no limit to be harmless, and no filter
+            given_memory, given_pids = spec.limits.memory or MEMORY, spec.limits.pids or PIDS
+            spec = spec.replace(limits=Limits(memory=min(given_memory, MEMORY), pids=min(given_pids, PIDS)), seccomp="")
         return spec.replace(image=self.image, userns=True, best_effort=True)
 
-    def start(self, spec: Spec, out: int = DEVNULL) -> Scene:
-        """Start a container. Raises Refused where the answer is at fault, CannotHere where the host is."""
+    def start(self, spec: Spec, out: int = DEVNULL, theirs: bool = False) -> Scene:
+        """Start a container; ``theirs``: one whose options an answer has chosen. Raises Refused where the answer is at fault, CannotHere
+        where the host is."""
         options = Options(stdin=DEVNULL, stdout=out, stderr=out)
         try:
             running = Running(self.runtime, self.runtime.ready(spec, False), options)
@@ -113,15 +116,25 @@ class Lab:
         except (SpecError, ExecError) as error:
             raise Refused(f"pybox refuses it: {error.message}") from None
         except StepFailed as error:
+            if theirs and self._works():
+                raise Refused(f"the kernel refuses it: {error.message}") from None
             item = "userns" if "clone" in error.message or "user namespace" in error.message else "run"
             raise CannotHere(error.message, item) from None
         except PyboxError as error:
             raise CannotHere(error.message, "images" if isinstance(error, ImageNotFound) else "run") from None
 
+    def _works(self) -> bool:
+        """Return whether a container without anybody's options can be started here."""
+        try:
+            self.start(self.spec("true")).process.close()
+        except (Refused, CannotHere):
+            return False
+        return True
+
     @contextmanager
-    def standing(self, spec: Spec) -> Iterator[Scene]:
+    def standing(self, spec: Spec, theirs: bool = False) -> Iterator[Scene]:
         """Start a container whose command stays, and wait until all of it has come to rest. It is killed at the end."""
-        scene = self.start(spec)
+        scene = self.start(spec, theirs=theirs)
         with scene.process:
             scene.settle()
             yield scene

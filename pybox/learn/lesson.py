@@ -156,6 +156,11 @@ def parse(text: str) -> Handed:
     return Handed(number, predict, "\n".join(body).strip())
 
 
+def waits_for(kind: str) -> str:
+    """Return the line of a script that waits until its last child is in another namespace than its own: fork comes before unshare."""
+    return f'while [ "$(readlink /proc/$!/ns/{kind})" = "$(readlink /proc/self/ns/{kind})" ]; do :; done\n'
+
+
 def rows(body: str) -> list[str]:
     """Return the lines of a body that are neither empty nor comments."""
     return [line.strip() for line in body.splitlines() if line.strip() and not line.strip().startswith("#")]

@@ -64,6 +64,11 @@ def test_a_hostile_script_fails_and_is_gone(lab: Lab, monkeypatch: pytest.Monkey
     assert not passed and said in told
 
 
+def test_what_the_kernel_refuses_of_an_answer_is_the_answers_fault(lab: Lab) -> None:
+    passed, said, _ = judged(lab, lesson("process"), "pybox run --no-init --tmpfs /bin/sh busybox sleep 1000")
+    assert not passed and "NOT the kernel refuses it" in said
+
+
 def test_a_script_sees_nothing_of_the_host_and_reaches_no_network(lab: Lab) -> None:
     with lab.after("true") as scene:
         assert scene.one.private("user") and scene.one.private("net") and scene.one.private("mnt") and scene.one.private("pid")

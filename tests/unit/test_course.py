@@ -17,10 +17,11 @@ from pybox.errors import PyboxError, SpecError
 from pybox.learn.course import LESSONS, lesson
 from pybox.learn.export import files, write
 from pybox.learn.grading import answers
-from pybox.learn.lab import Lab, Refused
+from pybox.learn.lab import MEMORY, PIDS, Lab, Refused
 from pybox.learn.lesson import LETTERS, Lesson, parse, read_answer
 from pybox.learn.lessons.tree import _moves
 from pybox.runtime import Runtime
+from pybox.spec import Limits
 
 ROOT = Path(__file__).resolve().parents[2]
 NO_MAN = shutil.which("man") is None or subprocess.run(["man", "-w", "2", "mount"], capture_output=True).returncode != 0
@@ -110,6 +111,13 @@ def test_an_answer_can_ask_for_nothing_that_reaches_out_of_its_container(lab: La
 def test_what_an_answer_asks_for_runs_in_a_user_namespace_with_limits(lab: Lab) -> None:
     spec = lab.asked("pybox run --rm -d --name x --cap-add ALL busybox sleep 5")
     assert spec.userns and spec.network == "none" and spec.limits.memory and spec.limits.pids and spec.best_effort
+
+
+def test_a_program_of_an_answer_gets_no_more_than_there_is_for_it_and_always_a_filter(lab: Lab) -> None:
+    spec = lab.asked(
+        "pybox run -m 100G --memory-swap -1 --pids-limit 100000 --security-opt seccomp=unconfined busybox sh -c true"
+    )
+    assert (spec.limits, spec.seccomp) == (Limits(memory=MEMORY, pids=PIDS), "")
 
 
 def test_an_answer_gets_no_variable_of_the_teacher(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pybox.learn.lab import Lab
-from pybox.learn.lesson import CannotHere, Finding, Lesson, Mutant, Observed
+from pybox.learn.lesson import CannotHere, Finding, Lesson, Mutant, Observed, waits_for
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -14,10 +14,7 @@ if TYPE_CHECKING:
 
 _CAPS = ("CAP_SYS_ADMIN",)
 _LESS = ("CAP_SETUID", "CAP_SETGID")  # with these a map may be any: the lesson is what a plain user may write
-_MAKE = """\
-unshare -U sleep 1000 &
-while [ "$(readlink /proc/$!/ns/user)" = "$(readlink /proc/self/ns/user)" ]; do :; done   # until it is there
-"""
+_MAKE = f"unshare -U sleep 1000 &\n# until it is there:\n{waits_for('user')}"
 _DENY = "echo deny >/proc/$!/setgroups\n"
 _UID = "echo '1000 0 1' >/proc/$!/uid_map\n"
 _GID = "echo '1000 0 1' >/proc/$!/gid_map\n"

@@ -46,7 +46,7 @@ def _check(lab: Lab, body: str) -> Iterator[Finding]:
     spec, there = lab.asked(body, IDLE), _controllers(lab)
     if "memory" not in there:
         raise CannotHere("there is no memory controller for it", "limits")
-    with lab.standing(spec) as scene:
+    with lab.standing(spec, theirs=True) as scene:
         held = account(scene.groups)
         yield Finding(held.memory_limit == MEMORY, f"memory of the group: {_bytes(held.memory_limit)}")
         if "pids" in there:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pybox.learn.lab import Lab
-from pybox.learn.lesson import Finding, Lesson, Mutant, Observed
+from pybox.learn.lesson import Finding, Lesson, Mutant, Observed, waits_for
 from pybox.seen import Seen, unescaped
 
 TYPE_CHECKING = False
@@ -15,7 +15,7 @@ _SAID = {True: "yes", False: "no"}
 _TREE = "mkdir -p /mnt; mount -t tmpfs none /mnt; mkdir /mnt/late\n"
 # unshare(1) has no word for it in every busybox, so a slave of a shared tree stands for "sees what comes later"
 _SLAVE = "unshare -m --propagation slave sleep 1000 &"
-_WAIT = 'while [ "$(readlink /proc/$!/ns/mnt)" = "$(readlink /proc/self/ns/mnt)" ]; do :; done\n'
+_WAIT = waits_for("mnt")
 
 
 def _peers(seen: Seen, target: str) -> dict[str, str]:

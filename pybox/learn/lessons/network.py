@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pybox.learn.lab import Lab
-from pybox.learn.lesson import Finding, Lesson, Mutant, Observed
+from pybox.learn.lesson import Finding, Lesson, Mutant, Observed, waits_for
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -13,10 +13,7 @@ if TYPE_CHECKING:
 
 _CAPS = ("CAP_SYS_ADMIN", "CAP_NET_ADMIN")
 _UP = 1  # RTF_UP of route(8)
-_MAKE = """\
-unshare -n sleep 1000 &
-while [ "$(readlink /proc/$!/ns/net)" = "$(readlink /proc/self/ns/net)" ]; do :; done   # until it is there
-"""
+_MAKE = f"unshare -n sleep 1000 &\n# until it is there:\n{waits_for('net')}"
 _CABLE = "ip link add name cable type veth\n"
 _PLUG = "ip link set veth0 netns $!\n"
 _HERE = "ip addr add 10.9.0.1/24 dev cable\nip link set cable up\n"

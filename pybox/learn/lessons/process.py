@@ -27,7 +27,7 @@ def _experiment(lab: Lab) -> Observed:
 
 def _check(lab: Lab, body: str) -> Iterator[Finding]:
     spec = lab.asked(body)
-    with lab.standing(spec) as scene:
+    with lab.standing(spec, theirs=True) as scene:
         if not scene.stands:
             yield Finding(False, "the container has ended with its process 1: nothing stands")
             return

@@ -42,7 +42,7 @@ def _experiment(lab: Lab) -> Observed:
 
 
 def _check(lab: Lab, body: str) -> Iterator[Finding]:
-    with lab.standing(lab.asked(body, IDLE)) as scene:
+    with lab.standing(lab.asked(body, IDLE), theirs=True) as scene:
         found = scene.named("sleep")
         if not found:
             yield Finding(False, "its command does not run")
