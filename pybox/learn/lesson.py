@@ -54,6 +54,11 @@ class Finding(Record):
         return {"ok": self.ok, "says": self.says}
 
 
+def either(ok: bool, yes: str, no: str) -> Finding:
+    """Return a finding that says one of two things."""
+    return Finding(ok, yes if ok else no)
+
+
 class Observed(Record):
     """How the experiment of a prediction went: the letter of what happened, and the evidence."""
 

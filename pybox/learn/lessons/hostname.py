@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+from fcntl import ioctl
 
 from pybox.learn.lab import Lab, enter
-from pybox.learn.lesson import Finding, Lesson, Mutant, Observed
+from pybox.learn.lesson import Finding, Lesson, Mutant, Observed, either
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -14,11 +15,25 @@ if TYPE_CHECKING:
     from pybox.seen import Seen
 
 _CAPS = ("CAP_SYS_ADMIN",)
+_NS_GET_USERNS = 0xB701  # ioctl_ns(2)
 
 
 def _name(seen: Seen) -> str:
     found = enter(seen, ("uts",), lambda: os.uname().nodename)
     return str(found.value) if found.ok else found.words()
+
+
+def _owner(seen: Seen) -> str:
+    """Return the user namespace that owns a process's UTS namespace, which need not be the one that the process is in."""
+    fd = os.open(f"/proc/{seen.pid}/ns/uts", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        owner = ioctl(fd, _NS_GET_USERNS)
+        try:
+            return f"user:[{os.fstat(owner).st_ino}]"
+        finally:
+            os.close(owner)
+    finally:
+        os.close(fd)
 
 
 def _experiment(lab: Lab) -> Observed:
@@ -34,10 +49,10 @@ def _experiment(lab: Lab) -> Observed:
 def _check(lab: Lab, body: str) -> Iterator[Finding]:
     with lab.after(body, cap_add=_CAPS) as scene:
         here = _name(scene.one)
-        yield Finding(
+        yield either(
             here == scene.process.id,
-            f"the container itself is called {here}"
-            + ("" if here == scene.process.id else ": it was renamed for everybody in it"),
+            f"the container itself is called {here}",
+            f"the container itself is called {here}: it was renamed for everybody in it",
         )
         others = scene.apart("uts")
         if not others:
@@ -50,12 +65,11 @@ def _check(lab: Lab, body: str) -> Iterator[Finding]:
         yield Finding(
             "lesson" in names, f"another UTS namespace stands ({others[0].namespace('uts')}), where the name is {' '.join(names)}"
         )
-        theirs = [seen for seen in others if seen.namespace("user") != scene.one.namespace("user")]
-        yield Finding(
-            bool(theirs),
-            "it belongs to a user namespace of its own, whose root may name it"
-            if theirs
-            else "it is in the container's user namespace: the container's root made it, not a root of its own",
+        owned = _owner(others[0]) != scene.one.namespace("user")
+        yield either(
+            owned,
+            "a user namespace of its own owns it, whose root may name it",
+            "the container's user namespace owns it: the container's root made it, not a root of its own",
         )
 
 
@@ -97,11 +111,16 @@ A namespace lives as long as somebody is in it. When the last process ends, it i
         Mutant(
             "a new UTS namespace needs no owner",
             "unshare -u sh -c 'hostname lesson; exec sleep 1000' &",
-            "in the container's user namespace",
+            "the container's user namespace owns it",
+        ),
+        Mutant(
+            "a namespace belongs to whoever is in it",
+            "unshare -u sh -c 'hostname lesson; exec unshare -r sleep 1000' &",
+            "the container's user namespace owns it",
         ),
     ),
     experiment=_experiment,
     check=_check,
-    reading=("uts_namespaces(7)", "user_namespaces(7)", "unshare(1)"),
+    reading=("uts_namespaces(7)", "user_namespaces(7)", "ioctl_ns(2)"),
     code=("pybox/kernel/namespaces.py", "pybox/steps/process.py"),
 )

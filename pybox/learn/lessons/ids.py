@@ -49,7 +49,8 @@ def _check(lab: Lab, body: str) -> Iterator[Finding]:
         if seen is None:
             yield Finding(False, "no sleep runs in a user namespace of its own")
             return
-        yield Finding(seen.file("setgroups").strip() == "deny", f"setgroups is {seen.file('setgroups').strip()}")
+        setgroups = seen.file("setgroups").strip()
+        yield Finding(setgroups == "deny", f"setgroups is {setgroups}")
         for kind in ("uid", "gid"):
             outside = int(scene.one.status(kind.capitalize()).split()[0])  # the container's 0, as the host counts
             rows = _map(seen, kind)

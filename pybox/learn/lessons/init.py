@@ -5,7 +5,7 @@ from __future__ import annotations
 from time import monotonic
 
 from pybox.learn.lab import Lab
-from pybox.learn.lesson import Finding, Lesson, Mutant, Observed
+from pybox.learn.lesson import Finding, Lesson, Mutant, Observed, either
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -53,11 +53,10 @@ def _check(lab: Lab, body: str) -> Iterator[Finding]:
     with lab.standing(spec, theirs=True) as scene:
         _rest(scene)
         dead = [process for process in scene.zombies() if process.host_pid != scene.process.pid]
-        yield Finding(
+        yield either(
             not dead,
-            "no zombie: its orphan was waited for"
-            if not dead
-            else f"{dead[0].name} is a zombie: process 1 ({scene.one.status('Name')}) is its parent and never waits",
+            "no zombie: its orphan was waited for",
+            f"a zombie: process 1 ({scene.one.status('Name')}) is its parent and never waits for it",
         )
         name, listens = scene.one.status("Name"), _listens(scene)
         scene.process.terminate()
@@ -67,11 +66,11 @@ def _check(lab: Lab, body: str) -> Iterator[Finding]:
                 f"alive after SIGTERM: process 1 is {name}, and SigCgt {scene.one.status('SigCgt')} shows no handler for it",
             )
             return
-        result = scene.process.wait()
-        yield Finding(
-            result.exit_code == 143,
-            f"SIGTERM ended it with status {result.exit_code}"
-            + ("" if result.exit_code == 143 else ": 143 would say that it was SIGTERM"),
+        code = scene.process.wait().exit_code
+        yield either(
+            code == 143,
+            "SIGTERM ended it, with status 143",
+            f"SIGTERM ended it with status {code}: 143 would say that it was SIGTERM",
         )
 
 
@@ -99,7 +98,7 @@ pybox-init is a process 1 that forwards signals to its child and waits for whate
     solution=f"pybox run {_LINE}",
     mutants=(
         Mutant("SIGTERM kills my program", f"pybox run --no-init --stop-signal TERM {_LINE}", "alive after SIGTERM"),
-        Mutant("the last of --init and --no-init does not matter", f"pybox run --init --no-init {_LINE}", "is a zombie"),
+        Mutant("the last of --init and --no-init does not matter", f"pybox run --init --no-init {_LINE}", "a zombie"),
         Mutant(
             "a handler is enough",
             "pybox run --no-init busybox sh -c 'trap \"exit 0\" TERM; (sleep 0.03 &); sleep 1000 & wait'",

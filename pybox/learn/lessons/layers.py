@@ -6,7 +6,7 @@ import os
 import stat
 
 from pybox.learn.lab import IDLE, Lab
-from pybox.learn.lesson import Finding, Lesson, Mutant, Observed
+from pybox.learn.lesson import Finding, Lesson, Mutant, Observed, either
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -94,25 +94,21 @@ def _check(lab: Lab, body: str) -> Iterator[Finding]:
                     copied = copied or path
                 else:
                     changed = changed or path
-        yield Finding(
+        nothing = "no file of the image was copied up: reading does not do it, nor does another name"
+        yield either(
             bool(copied),
-            f"{copied} was copied up whole, and not a byte of it is new"
-            if copied
-            else f"{changed} was copied up and its bytes changed: ask for less"
-            if changed
-            else "no file of the image was copied up: reading does not do it, nor does another name",
+            f"{copied} was copied up whole, and not a byte of it is new",
+            f"{changed} was copied up and its bytes changed: ask for less" if changed else nothing,
         )
-        yield Finding(
+        yield either(
             bool(white),
-            f"{white} is a whiteout, a character device 0:0: the image has it still"
-            if white
-            else "there is no whiteout: nothing of the image was removed, and an empty file is a file",
+            f"{white} is a whiteout, a character device 0:0: the image has it still",
+            "there is no whiteout: nothing of the image was removed, and an empty file is a file",
         )
-        yield Finding(
+        yield either(
             bool(opaque),
-            f"{opaque} is opaque: it hides all that the image has below it"
-            if opaque
-            else "no directory is opaque: one that is removed and made again would be",
+            f"{opaque} is opaque: it hides all that the image has below it",
+            "no directory is opaque: one that is removed and made again would be",
         )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pybox.learn.lab import Lab
-from pybox.learn.lesson import Finding, Lesson, Mutant, Observed, waits_for
+from pybox.learn.lesson import Finding, Lesson, Mutant, Observed, either, waits_for
 from pybox.seen import Seen, unescaped
 
 TYPE_CHECKING = False
@@ -52,11 +52,10 @@ def _check(lab: Lab, body: str) -> Iterator[Finding]:
         if not ours:
             yield Finding(False, "nothing is mounted on /mnt in the container")
             return
-        yield Finding(
+        yield either(
             "shared" in ours,
-            f"the container's /mnt is shared:{ours.get('shared')}"
-            if "shared" in ours
-            else "the container's /mnt is private: what is mounted below it stays there",
+            f"the container's /mnt is shared:{ours.get('shared')}",
+            "the container's /mnt is private: what is mounted below it stays there",
         )
         others = scene.apart("mnt")
         if not others:

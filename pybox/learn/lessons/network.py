@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pybox.learn.lab import Lab
-from pybox.learn.lesson import Finding, Lesson, Mutant, Observed, waits_for
+from pybox.learn.lesson import Finding, Lesson, Mutant, Observed, either, waits_for
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -58,27 +58,24 @@ def _check(lab: Lab, body: str) -> Iterator[Finding]:
                 for link in _links(seen)
                 if link != "lo" and not link.startswith(("tunl", "sit", "gre", "ip6", "ip_", "erspan"))
             ]
-            yield Finding(
+            yield either(
                 len(links) == 1,
-                f"{where} has one end of a cable: {links[0]}"
-                if len(links) == 1
-                else f"{where} has {'both ends of the cable' if links else 'no link but lo'}: {' '.join(links) or 'nothing was put there'}",
+                f"{where} has one end of a cable: {' '.join(links)}",
+                f"{where} has both ends of the cable: {' '.join(links)}" if links else f"{where} has no link but lo",
             )
             routes = [network for link, network in _routes(seen) if link in links]
-            yield Finding(
+            yield either(
                 bool(routes),
-                f"{where} reaches {routes[0]} by it"
-                if routes
-                else f"{where} has no route: its end has no address, or is down as all links are born",
+                f"{where} reaches {' '.join(routes)} by it",
+                f"{where} has no route: its end has no address, or is down as all links are born",
             )
             networks.append(routes)
         if all(networks):
             same = bool(set(networks[0]) & set(networks[1]))
-            yield Finding(
+            yield either(
                 same,
-                "both ends are in one network"
-                if same
-                else f"the ends are in two networks, {networks[0][0]} and {networks[1][0]}: neither finds the other",
+                "both ends are in one network",
+                f"the ends are in two networks, {networks[0][0]} and {networks[1][0]}: neither finds the other",
             )
 
 

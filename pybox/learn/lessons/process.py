@@ -34,9 +34,7 @@ def _check(lab: Lab, body: str) -> Iterator[Finding]:
         numbers = scene.one.status("NSpid").split()
         yield Finding(
             scene.one.private("pid") and len(numbers) == 2,
-            f"one process, two numbers: {numbers[0]} on the host, {numbers[-1]} inside"
-            if numbers
-            else "the container has ended: nothing stands",
+            f"one process, two numbers: {' on the host, '.join(numbers)} inside",
         )
         name = scene.one.status("Name")
         sleepers = scene.named("sleep")

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+
+from pybox.kernel.processes import inside_id
 from pybox.learn.lab import IDLE, Lab
-from pybox.learn.lesson import Finding, Lesson, Mutant, Observed
+from pybox.learn.lesson import Finding, Lesson, Mutant, Observed, either
 from pybox.native import capability
 
 TYPE_CHECKING = False
@@ -30,10 +33,8 @@ def _experiment(lab: Lab) -> Observed:
     # a shell is root without capabilities; what it may do is seen in what the file has become
     script = "chown 1 /etc/passwd; chmod 0 /etc/group; sleep 1000 &"
     with lab.after(script, cap_drop=("ALL",)) as scene:
-        import os
-
-        first, map_ = os.stat(scene.one.inside("/etc/passwd")), int(scene.one.file("uid_map").split()[1])
-        changed, closed = first.st_uid != map_, os.stat(scene.one.inside("/etc/group")).st_mode & 0o777 == 0
+        first, second = (os.stat(scene.one.inside(f"/etc/{name}")) for name in ("passwd", "group"))
+        changed, closed = inside_id(first.st_uid, scene.one.file("uid_map")) != 0, second.st_mode & 0o777 == 0
         letter = {(True, True): "a", (False, True): "b", (False, False): "c"}.get((changed, closed), "d")
         return Observed(
             letter,
@@ -49,22 +50,19 @@ def _check(lab: Lab, body: str) -> Iterator[Finding]:
             return
         seen = found[0]
         outside = int(seen.status("Uid").split()[1])
-        rows = [[int(word) for word in line.split()] for line in seen.file("uid_map").splitlines()]
-        inside = next((first + outside - start for first, start, count in rows if start <= outside < start + count), -1)
-        yield Finding(
-            inside == 0,
-            f"its uid is {inside}: {'root, as far as a number goes' if inside == 0 else 'another number, which was not asked for'}",
-        )
+        inside = inside_id(outside, seen.file("uid_map"))
+        yield either(inside == 0, "its uid is 0: root, as far as a number goes", f"its uid is {inside}, which was not asked for")
         for field, what in (("CapEff", "it may use"), ("CapBnd", "an exec could give it")):
             caps = _caps(seen, field)
             yield Finding(caps == [_WANTED], f"{field}: {what} {_short(caps) or 'none'}")
-        yield Finding(
-            seen.status("NoNewPrivs") == "1",
-            f"NoNewPrivs {seen.status('NoNewPrivs')}: {'no exec gives it more' if seen.status('NoNewPrivs') == '1' else 'a set-user-ID program could'}",
+        locked, filtered = seen.status("NoNewPrivs"), seen.status("Seccomp")
+        yield either(
+            locked == "1", "NoNewPrivs 1: no exec gives it more", f"NoNewPrivs {locked}: a set-user-ID program could give it more"
         )
-        yield Finding(
-            seen.status("Seccomp") == "2",
-            f"Seccomp {seen.status('Seccomp')}: {'a filter is before every system call' if seen.status('Seccomp') == '2' else 'every system call reaches the kernel'}",
+        yield either(
+            filtered == "2",
+            "Seccomp 2: a filter is before every system call",
+            f"Seccomp {filtered}: every system call reaches the kernel",
         )
 
 

@@ -6,7 +6,7 @@ import os
 
 from pybox.doctor.trial import Outcome, call
 from pybox.learn.lab import Lab, enter
-from pybox.learn.lesson import Finding, Lesson, Mutant, Observed
+from pybox.learn.lesson import Finding, Lesson, Mutant, Observed, either
 from pybox.seen import Seen
 
 TYPE_CHECKING = False
@@ -103,12 +103,10 @@ def _check(lab: Lab, body: str) -> Iterator[Finding]:
             yield Finding(False, f"its root is no more than {at} of its mount namespace: chroot hides what is above")
         else:
             yield Finding(False, "its root is not what is to be seen of its mount namespace: the old one is mounted on top of it")
-        gone = len(names) == 1
-        yield Finding(
-            gone,
-            "one mount is left in its namespace: the old root is gone"
-            if gone
-            else f"the old root is still there: {len(names)} mounts, of them {' '.join(names[1:4])}",
+        yield either(
+            len(names) == 1,
+            "one mount is left in its namespace: the old root is gone",
+            f"the old root is still there: {len(names)} mounts, of them {' '.join(names[1:4])}",
         )
 
 
