@@ -152,6 +152,7 @@ def _record_failure(dirs: Dirs, what: Kept, error: BaseException) -> None:
         reason="launch-failed",
         exit_code=getattr(error, "exit_code", 125),
         error=error.message if isinstance(error, PyboxError) else str(error),
+        error_code=error.code if isinstance(error, PyboxError) else "",
     )
     try:
         kept.end(dirs, what.identity, failed.to_json())

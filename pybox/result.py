@@ -54,6 +54,7 @@ class Result(Record):
     index: int | None = None  # of many: which one, from 0
     name: str = ""  # the job's
     attempts: int = 1  # how often it was run until this
+    error_code: str = ""  # of why it never ran: what `pybox why` takes
 
     @property
     def ok(self) -> bool:

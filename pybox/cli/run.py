@@ -210,7 +210,7 @@ def run(where: Dirs, words: list[str]) -> int:
         result = launch(runtime, ready, options, forwarder)
     except PyboxError as error:
         image, *args = parsed.rest or [""]
-        failed = Result("", image, tuple(args), "launch-failed", error.exit_code, error=error.message)
+        failed = Result("", image, tuple(args), "launch-failed", error.exit_code, error=error.message, error_code=error.code)
         _write_status(status, failed)
         raise
     _write_status(status, result)

@@ -87,7 +87,9 @@ class Crew:
             try:
                 result = self.attempt(index, job)
             except PyboxError as error:
-                result = Result("", job.image, job.args, "launch-failed", error.exit_code, error=error.message)
+                result = Result(
+                    "", job.image, job.args, "launch-failed", error.exit_code, error=error.message, error_code=error.code
+                )
             finally:
                 with self._lock:
                     ours = self._running.pop(index, -1)
