@@ -86,6 +86,12 @@ def _lacks(name: str, bit: int) -> Cause:
 
 _NO_ADMIN = _lacks("SYS_ADMIN", 21)
 _NO_FILTER = "run pybox outside, or start that container with --security-opt seccomp=unconfined"
+_PIDS = Cause(
+    "pids-of-the-group",
+    "the control group that pybox is in has as many processes as its pids limit allows",
+    "raise pids.max there, or run fewer at once",
+    lambda case: probes.group_is_full(),
+)
 _CGROUP_READ_ONLY = Cause(
     "cgroup-read-only",
     "control groups are mounted read-only here, as in a container",
@@ -116,18 +122,8 @@ STEPS = (
                   lambda case: "Seccomp:\t2" in read("/proc/self/status")),
         ),
     ),
-    Code(
-        "E-CLONE3-EAGAIN",
-        "no more processes are allowed",
-        (
-            Cause(
-                "pids-of-the-group",
-                "the control group that pybox is in has as many processes as its pids limit allows",
-                "raise pids.max there, or run fewer at once",
-                lambda case: probes.group_is_full(),
-            ),
-        ),
-    ),
+    Code("E-CLONE3-EAGAIN", "no more processes are allowed", (_PIDS,)),
+    Code("E-UNSHARE-EAGAIN", "no more threads are allowed: a network namespace is made by one", (_PIDS,)),
     Code("E-UNSHARE-EPERM", "the kernel refuses a new namespace, or its loopback interface", (_NO_ADMIN, _lacks("NET_ADMIN", 12))),
     Code("E-MKNOD-EPERM", "the kernel makes no device nodes for us", (_lacks("MKNOD", 27),)),
     Code(

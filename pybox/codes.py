@@ -1,11 +1,11 @@
-"""Error codes: what each means, and its causes, each with the probe that confirms it. One table, and the only home of its hints.
+"""Error codes: what each means, and its causes, each with the probe that confirms it. Here, for steps in causes.py, and nowhere else.
 
     E-MOUNT-EINVAL       a step of the plan failed: its system call, and its errno (KILLED: the process was)
     E-EXEC-CRLF          the command can't be executed: the cause, which the process saw as it failed (failures.exec_cause)
     E-IMAGE-ABSENT, ...  what was asked for, by class of error (errors.py)
 
 A launch that fails blames each cause that is about this step and whose probe comes out true; `pybox why CODE` asks the same probes
-later, of the host alone. A cause with neither can only be seen by the launch. ``item`` names what `pybox doctor` tries for it.
+later, of the host alone, and has `pybox doctor` try the item that a cause names. A cause with neither only the launch can see.
 Codes are stable: programs and notes refer to them. Nothing here is loaded by a run that succeeds.
 """
 
@@ -44,6 +44,8 @@ EXEC = (
     _exec("architecture", "the program is for another kind of machine"),
     _exec("loader-missing", "the program's dynamic loader does not exist in the container (the kernel says: no such file)",
           "use an image with that C library, or a static program"),
+    _exec("too-many-processes", "no more processes are allowed in the container: its pids limit, or RLIMIT_NPROC, is reached",
+          "raise --pids-limit (pybox-init is one of them), or --ulimit nproc=N"),
     _exec("empty", "the file is empty"),
     _exec("format", "the file is neither a program nor a script with a #! line", "put #!/bin/sh in its first line"),
     _exec("other", "the kernel's errno says it all: execve(2) lists them"),

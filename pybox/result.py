@@ -87,6 +87,12 @@ def verdict(status: int, timed_out: bool, oom_kills: int) -> tuple[Reason, int, 
     return ("oom" if oom_kills and ended_by == 9 else "signal"), 128 + ended_by, ended_by
 
 
+def never_ran(image: str, args: tuple[str, ...], error: BaseException, identity: str = "") -> Result:
+    """Return the result of what could not be started."""
+    known = error if isinstance(error, PyboxError) else PyboxError(str(error))
+    return Result(identity, image, args, "launch-failed", known.exit_code, error=known.message, error_code=known.code)
+
+
 class JobError(PyboxError):
     """A command ended with something else than 0; ``result`` says with what. What subprocess calls CalledProcessError."""
 

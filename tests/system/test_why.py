@@ -168,6 +168,13 @@ def test_control_groups_that_are_read_only_are_blamed() -> None:
     assert done.returncode == 125 and ("control groups are mounted read-only" in done.stderr or "[E-LIMIT]" in done.stderr), done
 
 
+@pytest.mark.skipif("pids" not in CONTROLLERS, reason="no pids controller")
+def test_a_pids_limit_that_is_too_small_is_blamed() -> None:
+    done = cli("run", "--rm", "--pids-limit", "1", "busybox", "true")
+    assert done.returncode == 126 and "no more processes are allowed there [E-EXEC-TOO-MANY-PROCESSES]" in done.stderr, done
+    assert "--pids-limit" in done.stderr.splitlines()[1]
+
+
 @pytest.mark.parametrize(
     ("words", "code", "cause"),
     [

@@ -110,6 +110,12 @@ CASES = {
         127,
         "cannot execute /bin/prog: its dynamic loader /lib64/ld-linux-x86-64.so.2 does not exist in the container",
     ),
+    "too-many-processes": (
+        errno.EAGAIN,
+        seen(elf()),
+        126,
+        "cannot execute /bin/prog: no more processes are allowed there",
+    ),
     "empty": (errno.ENOEXEC, seen(b""), 126, "cannot execute /bin/prog: the file is empty"),
     "format": (
         errno.ENOEXEC,
@@ -225,6 +231,7 @@ ROWS: list[tuple[str, str, Step, Here, Here | None]] = [
     ("E-UNSHARE-EPERM", "no-net-admin", MakeNetwork(), (inputs(capabilities=1 << 21), {}), (inputs(), {})),
     ("E-MKNOD-EPERM", "no-mknod", MakeNode("/dev/null", 1, 3), (inputs(capabilities=1 << 21), {}), (inputs(), {})),
     ("E-MOUNT-EPERM", "no-sys-admin", MountOverlay((), "u", "w"), (inputs(capabilities=1), {}), (inputs(), {})),
+    ("E-UNSHARE-EAGAIN", "pids-of-the-group", MakeNetwork(), (inputs(), FULL), (inputs(), {**FULL, "pids.current": "8\n"})),
     ("E-UNSHARE-ENOSPC", "net-namespaces", MakeNetwork(), (inputs(), {}), None),
     ("E-OPENAT2-ELOOP", "symlink-in-image", RealDirectory("/proc"), (inputs(), {}), None),
     ("E-OPENAT2-ENOTDIR", "file-in-image", OpenTarget("/etc/x", "s"), (inputs(), {}), None),
