@@ -31,6 +31,14 @@ def _somewhere(step: Step) -> bool:
     return bool(_at(step))
 
 
+def _on_cgroups(step: Step) -> bool:
+    return _at(step).startswith("/sys/fs/cgroup")
+
+
+def _in_the_store(step: Step) -> bool:
+    return type(step).__name__ == "MakeUpper"
+
+
 def _kind(*types: str) -> Callable[[Step], bool]:
     return lambda step: getattr(step, "fstype", "overlay" if type(step).__name__ == "MountOverlay" else "") in types
 
@@ -97,7 +105,7 @@ _CGROUP_READ_ONLY = Cause(
     "control groups are mounted read-only here, as in a container",
     "start the outer container with --privileged, or ask for no limits",
     probes.cgroups_read_only,
-    lambda step: _at(step).startswith("/sys/fs/cgroup"),
+    _on_cgroups,
 )
 
 # (system call, errno): what a failed step can mean. An errno that is not here has no cause that pybox knows of.
@@ -242,8 +250,28 @@ STEPS = (
                 "the store's file system is read-only",
                 "set PYBOX_STORE to a directory that can be written",
                 lambda case: probes.read_only(case.dirs.store),
-                lambda step: not _at(step).startswith("/sys/fs/cgroup"),
+                _in_the_store,
             ),
+        ),
+    ),
+    Code(
+        "E-MKDIR-ENOSPC",
+        "a directory can't be made: no room for it, or there may be no more of its kind",
+        (
+            Cause("store-full", "the store's file system is full", "`pybox system df` shows what takes it; `pybox image prune`",
+                  lambda case: probes.full(case.dirs.store), _in_the_store),
+            Cause("cgroup-most", "not disk space: there are as many control groups as cgroup.max.descendants allows above us",
+                  "raise cgroup.max.descendants there", about=_on_cgroups),
+        ),
+    ),
+    Code(
+        "E-MKDIR-EACCES",
+        "a directory can't be made: the one above it is closed to us",
+        (
+            Cause("store-closed", "the store belongs to another user", "set PYBOX_STORE to a directory of your own",
+                  lambda case: probes.closed(case.dirs.store), _in_the_store),
+            Cause("cgroup-closed", "the control group above belongs to another user: it was not delegated to us",
+                  "run it through: systemd-run --user --scope -p Delegate=yes pybox ...", about=_on_cgroups),
         ),
     ),
     Code(

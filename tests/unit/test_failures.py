@@ -245,6 +245,10 @@ ROWS: list[tuple[str, str, Step, Here, Here | None]] = [
     ("E-MOUNT_SETATTR-EINVAL", "no-idmap", MapLayer("l", "t"), (inputs(userns=True), {"mountinfo": OVERLAY}), (inputs(store="/disk/s"), {"mountinfo": OVERLAY})),
     ("E-MKDIR-EROFS", "cgroup-read-only", MakeGroup("/sys/fs/cgroup/x", "s"), (inputs(), {"mountinfo": "9 1 0:9 / /sys/fs/cgroup ro - cgroup2 x rw\n"}), (inputs(), {"mountinfo": OVERLAY})),
     ("E-MKDIR-EROFS", "store-read-only", MakeUpper("/read-only/x"), (inputs(store="/read-only"), {}), (inputs(), {})),
+    ("E-MKDIR-ENOSPC", "store-full", MakeUpper("/full/x"), (inputs(store="/full"), {}), (inputs(), {})),
+    ("E-MKDIR-ENOSPC", "cgroup-most", MakeGroup("/sys/fs/cgroup/x", "s"), (inputs(), {}), None),
+    ("E-MKDIR-EACCES", "store-closed", MakeUpper("/closed/x"), (inputs(store="/closed"), {}), (inputs(), {})),
+    ("E-MKDIR-EACCES", "cgroup-closed", MakeGroup("/sys/fs/cgroup/x", "s"), (inputs(), {}), None),
     ("E-PRLIMIT64-EPERM", "hard-limit", SetRlimit("nofile", 1, 2), (inputs(capabilities=0), {}), (inputs(), {})),
     ("E-FCHDIR-EXDEV", "outside", EnterWorkdir("s", "/x"), (inputs(), {}), None),
     ("E-POLL-EOWNERDEAD", "owner", CheckLeash(), (inputs(), {}), None),
@@ -267,7 +271,8 @@ def test_a_cause_is_blamed_when_it_probes_true_and_only_then(
     number = getattr(errno, code.rpartition("-")[2])
     failure = Failure(0, number, seen())
     asked: list[Inputs] = [given]
-    monkeypatch.setattr(probes, "read_only", lambda path: asked[0].dirs.store == "/read-only")
+    for probe, place in (("read_only", "/read-only"), ("full", "/full"), ("closed", "/closed")):
+        monkeypatch.setattr(probes, probe, lambda path, place=place: asked[0].dirs.store == place)
     reads(monkeypatch, **files)
     error = launch_error(step, failure, given)
     assert isinstance(error, StepFailed)
