@@ -130,8 +130,8 @@ install: $(BIN)/pip packages-build ## install a wheel and the fast launcher [PRE
 	.ci/launcher $(PYTHON) $(LIBRARY) >build/launcher
 	install -m 755 build/launcher $(DESTDIR)$(PREFIX)/bin/pybox
 	install -d $(DESTDIR)$(PREFIX)/lib/systemd/system
-	$(PYTHON) -I -B -c 'import sys; sys.path.insert(0, sys.argv[1]); from pybox.cli.reference import write_pages; write_pages(sys.argv[2])' \
-		$(abspath $(DESTDIR)$(LIBRARY)) $(abspath $(DESTDIR)$(PREFIX))/share/man/man1
+	$(PYTHON) -I -B -c 'import sys; sys.path.insert(0, sys.argv[1]); from pybox.cli.reference import install; install(sys.argv[2])' \
+		$(abspath $(DESTDIR)$(LIBRARY)) $(abspath $(DESTDIR)$(PREFIX))/share
 	sed 's|@PREFIX@|$(abspath $(PREFIX))|' docs/pybox.service >$(DESTDIR)$(PREFIX)/lib/systemd/system/pybox.service
 
 reference: $(VENV)/.dev ## write docs/commands.md from the tables of commands and options
@@ -139,7 +139,8 @@ reference: $(VENV)/.dev ## write docs/commands.md from the tables of commands an
 
 uninstall: ## remove what install wrote [PREFIX=/usr/local]
 	rm -rf $(DESTDIR)$(LIBRARY)
-	rm -f $(DESTDIR)$(PREFIX)/share/man/man1/pybox.1 $(DESTDIR)$(PREFIX)/share/man/man1/pybox-*.1
+	rm -f $(addprefix $(DESTDIR)$(PREFIX)/share/,man/man1/pybox.1 man/man1/pybox-*.1 bash-completion/completions/pybox \
+		zsh/site-functions/_pybox fish/vendor_completions.d/pybox.fish)
 	rm -f $(DESTDIR)$(PREFIX)/bin/pybox $(DESTDIR)$(PREFIX)/lib/systemd/system/pybox.service
 
 clean: ## remove everything that was built here (not the images in the store)

@@ -115,6 +115,8 @@ def exec_cause(name: str, path: str, errno: int, seen: Evidence, machine: str) -
                 path, "interpreter-not-executable", errno, f"its interpreter {_interpreter(head)!r} can't be executed"
             )
         return ExecError(path, "permission", errno, "permission denied to this user")
+    if errno == errnos.EAGAIN:
+        return ExecError(path, "too-many-processes", errno, "no more processes are allowed there")
     if head.startswith(b"#!"):
         interpreter = _interpreter(head)
         if interpreter.endswith("\r"):

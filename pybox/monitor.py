@@ -18,11 +18,10 @@ from time import time
 from pybox import fastjson, kept, native, specjson, state
 from pybox.bill import bill
 from pybox.dirs import Dirs
-from pybox.errors import PyboxError
 from pybox.host import read
 from pybox.kept import Kept
 from pybox.record import Record
-from pybox.result import Result, verdict
+from pybox.result import Result, never_ran, verdict
 from pybox.runtime import Runtime, effective, journal_of
 from pybox.spec import parse_signal
 from pybox.state import Claim
@@ -145,14 +144,7 @@ def _failed(dirs: Dirs, what: Kept, claim: Claim, leaves: list[tuple[str, str]],
 
 
 def _record_failure(dirs: Dirs, what: Kept, error: BaseException) -> None:
-    failed = Result(
-        id=what.identity,
-        image=what.spec.image,
-        args=what.spec.args,
-        reason="launch-failed",
-        exit_code=getattr(error, "exit_code", 125),
-        error=error.message if isinstance(error, PyboxError) else str(error),
-    )
+    failed = never_ran(what.spec.image, what.spec.args, error, what.identity)
     try:
         kept.end(dirs, what.identity, failed.to_json())
     except OSError:  # the disk is full, which is why it could not be launched

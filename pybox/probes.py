@@ -38,9 +38,34 @@ def none_of_a_kind(case: Case) -> bool:
 
 
 def in_a_chroot(case: Case) -> bool:
-    """Whether our root is none of the mount namespace's: then no mount is on "/"."""
+    """Whether our root is not the mount namespace's: then no mount is on "/", or process 1 of the same namespace has another
+    root. Whom process 1 shows nothing may be in a chroot unseen."""
     mounts = read("/proc/self/mountinfo").splitlines()
-    return bool(mounts) and not any(line.split(" ")[4] == "/" for line in mounts)
+    if mounts and not any(line.split(" ")[4] == "/" for line in mounts):
+        return True
+    try:
+        return os.readlink("/proc/1/ns/mnt") == os.readlink("/proc/self/ns/mnt") and _place("/proc/1/root") != _place("/")
+    except OSError:
+        return False
+
+
+def _place(path: str) -> tuple[str, int, int]:
+    """Return what tells two directories apart, also if one is a bind mount of the other: mount, device, inode."""
+    fd = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        seen = os.fstat(fd)
+        return read(f"/proc/self/fdinfo/{fd}").partition("mnt_id:")[2].split("\n")[0].strip(), seen.st_dev, seen.st_ino
+    finally:
+        os.close(fd)
+
+
+def cgroups_read_only(case: Case) -> bool:
+    """Whether a control group file system is mounted read-only."""
+    for line in read("/proc/self/mountinfo").splitlines():
+        left, _, right = line.partition(" - ")
+        if right.startswith("cgroup") and "ro" in left.split(" ")[5].split(","):
+            return True
+    return False
 
 
 def store_on(*kinds: str) -> Callable[[Case], bool]:
@@ -95,7 +120,7 @@ def read_only(path: str) -> bool:
 
 def closed(path: str) -> bool:
     """Whether a directory, or the one where it would be made, may not be written by us."""
-    return not os.access(_existing(path), os.W_OK | os.X_OK)
+    return not read_only(path) and not os.access(_existing(path), os.W_OK | os.X_OK)
 
 
 def no_images(case: Case) -> bool:

@@ -54,6 +54,7 @@ class Result(Record):
     index: int | None = None  # of many: which one, from 0
     name: str = ""  # the job's
     attempts: int = 1  # how often it was run until this
+    error_code: str = ""  # of why it never ran: what `pybox why` takes
 
     @property
     def ok(self) -> bool:
@@ -84,6 +85,12 @@ def verdict(status: int, timed_out: bool, oom_kills: int) -> tuple[Reason, int, 
     if not ended_by:
         return "exit", status >> 8, None
     return ("oom" if oom_kills and ended_by == 9 else "signal"), 128 + ended_by, ended_by
+
+
+def never_ran(image: str, args: tuple[str, ...], error: BaseException, identity: str = "") -> Result:
+    """Return the result of what could not be started."""
+    known = error if isinstance(error, PyboxError) else PyboxError(str(error))
+    return Result(identity, image, args, "launch-failed", known.exit_code, error=known.message, error_code=known.code)
 
 
 class JobError(PyboxError):

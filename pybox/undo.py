@@ -20,8 +20,18 @@ def remove_link(path: str) -> None:
     """Remove a name."""
     try:
         os.unlink(path)
+    except OSError:
+        if not _gone(path):
+            raise
+
+
+def _gone(path: str) -> bool:
+    """Whether there is nothing: asked after a refusal, because a read-only file system refuses to remove also what is not there."""
+    try:
+        os.lstat(path)
     except FileNotFoundError:
-        pass
+        return True
+    return False
 
 
 def remove_group(path: str) -> None:
@@ -128,10 +138,9 @@ def _remove_tree(path: str) -> None:
     try:
         os.rmdir(path)
         return
-    except FileNotFoundError:
-        return
     except OSError:
-        pass
+        if _gone(path):
+            return
     top = _open_directory(path, None)
     try:
         count = 0

@@ -51,7 +51,7 @@ _pybox() {
     [[ -n $files ]] && _files
     return 0
 }
-if (( $+functions[compdef] )); then compdef _pybox pybox; fi
+if [[ $funcstack[1] == _pybox ]]; then _pybox "$@"; elif (( $+functions[compdef] )); then compdef _pybox pybox; fi
 """,
     "fish": r"""# fish completion of pybox:  pybox completion fish | source
 function __pybox_complete
@@ -71,6 +71,12 @@ function __pybox_complete
 end
 complete -c pybox -f -a '(__pybox_complete)'
 """,
+}
+# Where each shell looks for it, below share/.
+INSTALLED = {
+    "bash": "bash-completion/completions/pybox",
+    "zsh": "zsh/site-functions/_pybox",
+    "fish": "fish/vendor_completions.d/pybox.fish",
 }
 COMPLETION = ()
 

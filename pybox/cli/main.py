@@ -23,9 +23,7 @@ def main() -> NoReturn:
     try:
         status = dispatch(sys.argv[1:])
     except PyboxError as error:
-        from pybox.cli.why import complain_in_json, wants_json  # only who fails pays for it
-
-        status = complain_in_json(error) if wants_json(sys.argv[1:]) else complain(error)
+        status = _failed(error)
     except KeyboardInterrupt:
         status = 130
     except BrokenPipeError:  # the reader of our output has gone: nothing to tell it any more
@@ -35,7 +33,7 @@ def main() -> NoReturn:
         place = f"{error.filename}: " if error.filename else ""
         refused = PyboxError(f"{place}{error.strerror}", "`pybox why E-HOST` looks for the cause")
         refused.code = "E-HOST"
-        status = complain(refused)
+        status = _failed(refused)
     try:
         if sys.stdout is not None:  # Python's way to say that fd 1 was closed when it started
             sys.stdout.flush()
@@ -51,6 +49,12 @@ def _open_standard_fds() -> None:
             os.fstat(fd)
         except OSError:
             os.open("/dev/null", os.O_RDWR)  # takes the lowest free number: this one
+
+
+def _failed(error: PyboxError) -> int:
+    from pybox.cli.why import complain_in_json, wants_json  # only who fails pays for it
+
+    return complain_in_json(error) if wants_json(sys.argv[1:]) else complain(error)
 
 
 def complain(error: PyboxError) -> int:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 
 from pybox.cli.commands import COMMANDS, EXAMPLES, Command
+from pybox.cli.completion import INSTALLED, SCRIPTS
 from pybox.cli.help import options_of
 from pybox.codes import CODES
 from pybox.errors import PyboxError
@@ -62,11 +63,13 @@ def pages() -> dict[str, str]:
     return {"pybox.1": page()} | {f"pybox-{command.name}.1": page(command.name) for command in _SHOWN}
 
 
-def write_pages(folder: str) -> None:
-    """Write them all into a directory, which is made if need be."""
-    os.makedirs(folder, exist_ok=True)
-    for name, text in pages().items():
-        with open(f"{folder}/{name}", "w") as file:
+def install(share: str) -> None:
+    """Write the man pages and the shells' completions where they are looked for below a directory share/, as `make install` does."""
+    files = {f"man/man1/{name}": text for name, text in pages().items()}
+    files |= {INSTALLED[shell]: text for shell, text in SCRIPTS.items()}
+    for name, text in files.items():
+        os.makedirs(os.path.dirname(f"{share}/{name}"), exist_ok=True)
+        with open(f"{share}/{name}", "w") as file:
             file.write(text)
 
 

@@ -11,7 +11,7 @@ from pybox.cli.options import RUN, Parsed, parse
 from pybox.dirs import Dirs
 from pybox.errors import ImageNotFound, PyboxError, SpecError
 from pybox.plans import Typed
-from pybox.result import Result
+from pybox.result import Result, never_ran
 from pybox.runtime import Options, Runtime
 from pybox.spec import NO_NET, Limits, Net, Spec
 from pybox.units import parse_bytes, parse_cpus, parse_int, parse_seconds
@@ -210,8 +210,7 @@ def run(where: Dirs, words: list[str]) -> int:
         result = launch(runtime, ready, options, forwarder)
     except PyboxError as error:
         image, *args = parsed.rest or [""]
-        failed = Result("", image, tuple(args), "launch-failed", error.exit_code, error=error.message)
-        _write_status(status, failed)
+        _write_status(status, never_ran(image, tuple(args), error))
         raise
     _write_status(status, result)
     if known is not None:

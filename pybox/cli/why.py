@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import os
 
 from pybox.cli.options import Option, parse_anywhere
-from pybox.codes import CODES, to_json
 from pybox.errors import PyboxError, SpecError
 
 TYPE_CHECKING = False
@@ -22,6 +20,10 @@ _WORDS = {True: "probed true", False: "ruled out", None: "only the launch can te
 
 def why(where: Dirs, words: list[str]) -> int:
     """Print what a code means and what its probes say; without a code, all codes. Raises SpecError."""
+    import json
+
+    from pybox.codes import CODES
+
     parsed = parse_anywhere(WHY, words)
     form = parsed.one("format") or "text"
     if form not in ("json", "text") or len(parsed.rest) > 1:
@@ -77,5 +79,8 @@ def wants_json(words: Sequence[str]) -> bool:
 
 def complain_in_json(error: PyboxError) -> int:
     """Show a failure as one line of JSON on stderr; returns its exit status."""
-    os.write(2, f"{json.dumps(to_json(error))}\n".encode())
+    from pybox import fastjson
+    from pybox.codes import to_json
+
+    os.write(2, f"{fastjson.dumps(to_json(error))}\n".encode())
     return error.exit_code

@@ -10,7 +10,8 @@ import inspect
 import os
 
 from pybox import host
-from pybox.codes import CODES, Cause, Code
+from pybox.causes import Cause, Code
+from pybox.codes import CODES
 from pybox.errors import SpecError
 from pybox.probes import Case
 from pybox.record import Record

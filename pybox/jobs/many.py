@@ -17,7 +17,7 @@ from pybox.errors import PyboxError
 from pybox.jobs.budget import Budget, Need, need_of, of_the_box
 from pybox.jobs.job import Job
 from pybox.jobs.ledger import Ledger
-from pybox.result import Result
+from pybox.result import Result, never_ran
 from pybox.units import parse_bytes, parse_int
 
 TYPE_CHECKING = False
@@ -87,7 +87,7 @@ class Crew:
             try:
                 result = self.attempt(index, job)
             except PyboxError as error:
-                result = Result("", job.image, job.args, "launch-failed", error.exit_code, error=error.message)
+                result = never_ran(job.image, job.args, error)
             finally:
                 with self._lock:
                     ours = self._running.pop(index, -1)

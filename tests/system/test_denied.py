@@ -8,6 +8,12 @@ from pathlib import Path
 import pytest
 from harness import cli
 
+import pybox
+from pybox import dirs, native
+from pybox.explain.denied import Watch
+from pybox.runtime import Options
+from pybox.spec import Spec
+
 SCRIPT = "mount -t tmpfs none /tmp; unshare -U true; chroot / true; echo $?; exit 7"
 
 
@@ -72,3 +78,13 @@ def test_what_can_not_be_watched_is_refused_before_anything_is_made(words: tuple
 def test_a_command_that_can_not_be_executed_is_told_as_ever() -> None:
     done = cli("why-denied", "--", "run", "--rm", "busybox", "nothing")
     assert done.returncode == 127 and "[E-EXEC-MISSING]" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_a_filter_that_can_not_be_listened_to_ends_the_run_and_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(pidfd: int, fd: int) -> int:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(native, "copy_fd", refuse)
+    spec = Spec(image="busybox", args=("true",))
+    with pytest.raises(pybox.PyboxError, match="cannot listen to the container's filter: Operation not permitted"):
+        Watch(dirs.current(), spec).watch(spec, Options())

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from harness import PYBOX, TIMEOUT, Images, cli
+from harness import CONTROLLERS, PYBOX, TIMEOUT, Images, cli
 
 import pybox
 from pybox.explain.stepping import Recorder
@@ -25,6 +25,7 @@ OVERLAY_SPEAKS = pytest.mark.skipif(
     tuple(int(number) for number in os.uname().release.split("-")[0].split(".")[:2]) < (6, 8),
     reason="overlayfs is configured through a context since Linux 6.5, and takes layers one by one since 6.8",
 )
+ROOT = Path(__file__).resolve().parents[2]
 UNSHARE = shutil.which("unshare") or ""
 
 
@@ -129,3 +130,79 @@ def test_a_store_on_an_overlay_is_named_by_the_kernel_and_blamed_by_us(tmp_path:
     first, second = done.stderr.splitlines()
     assert "the kernel says: overlay: filesystem on uppers/" in first and "not supported as upperdir: overlayfs refuses" in first
     assert first.endswith("[E-MOUNT-EINVAL]") and "set PYBOX_STORE to a directory on ext4" in second
+
+
+# --- what a machine around us forbids: seen as it happens --------------------------------------------------------------------
+
+
+@pytest.mark.skipif(not UNSHARE, reason="no unshare (Debian package util-linux)")
+@pytest.mark.parametrize(
+    ("namespaces", "script", "code", "cause"),
+    [
+        ("-m", "mount -t tmpfs t /proc/sys/fs; exec $RUN --userns busybox true", "E-MOUNT-EPERM", "mount too revealing"),
+        (
+            "-m -p -f --mount-proc",
+            'mkdir "$BASE/root"; mount --rbind / "$BASE/root"; chroot "$BASE/root" $RUN --userns busybox true || exit $?',
+            "E-CLONE3-EPERM", "pybox runs in a chroot",
+        ),
+        (
+            "-m",
+            'mount --bind "$PYBOX_STORE" "$PYBOX_STORE"; mount -o remount,ro,bind "$PYBOX_STORE"; exec $RUN --upper disk busybox true',
+            "E-MKDIR-EROFS", "the store's file system is read-only",
+        ),
+    ],
+    ids=["hidden proc", "chroot", "read-only store"],
+)  # fmt: skip
+def test_what_the_outside_forbids_is_blamed(namespaces: str, script: str, code: str, cause: str, tmp_path: Path) -> None:
+    done = in_own(namespaces, script, BASE=str(tmp_path), RUN=f"{' '.join(PYBOX)} run --rm")
+    assert done.returncode == 125 and cause in done.stderr and done.stderr.splitlines()[0].endswith(f"[{code}]"), done
+
+
+@pytest.mark.skipif(not UNSHARE or not CONTROLLERS, reason="no unshare, or no control groups to limit by")
+def test_control_groups_that_are_read_only_are_blamed() -> None:
+    script = (
+        'for place in $PLACES; do mount -o remount,ro,bind "$place" || mount --bind -o ro "$place" "$place"; done 2>/dev/null\n'
+    )
+    places = {line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines() if " - cgroup" in line}
+    done = in_own("-m", script + "exec $PYBOX run --rm -m 64M busybox true", PLACES=" ".join(sorted(places)))
+    assert done.returncode == 125 and ("control groups are mounted read-only" in done.stderr or "[E-LIMIT]" in done.stderr), done
+
+
+@pytest.mark.skipif("pids" not in CONTROLLERS, reason="no pids controller")
+def test_a_pids_limit_that_is_too_small_is_blamed() -> None:
+    done = cli("run", "--rm", "--pids-limit", "1", "busybox", "true")
+    assert done.returncode == 126 and "no more processes are allowed there [E-EXEC-TOO-MANY-PROCESSES]" in done.stderr, done
+    assert "--pids-limit" in done.stderr.splitlines()[1]
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "cause"),
+    [
+        ((), "E-UNSHARE-EPERM", "without CAP_SYS_ADMIN"),
+        (("--userns",), "E-CLONE3-ENOSYS", "clone3 is filtered out"),
+        (("--cap-add", "SYS_ADMIN"), "E-UNSHARE-EPERM", "without CAP_NET_ADMIN"),
+        (("--cap-add", "SYS_ADMIN", "--cap-add", "NET_ADMIN"), "E-MKNOD-EPERM", "without CAP_MKNOD"),
+    ],
+)
+def test_a_pybox_in_a_container_says_what_that_lacks(words: tuple[str, ...], code: str, cause: str) -> None:
+    inner = ("-e", "PYBOX_STATE=/tmp/state", "-e", "PYBOX_STORE=/tmp/store", "host", *PYBOX, "run", "--rm", "host", "true")
+    done = cli("run", "--rm", *words, *inner, cwd=ROOT)
+    assert done.returncode == 125 and cause in done.stderr and done.stderr.splitlines()[0].endswith(f"[{code}]"), done
+
+
+def test_the_hint_for_a_pybox_in_a_container_is_true() -> None:
+    inner = (
+        "-e",
+        "PYBOX_STATE=/tmp/state",
+        "-e",
+        "PYBOX_STORE=/tmp/store",
+        "host",
+        *PYBOX,
+        "run",
+        "--rm",
+        "host",
+        "echo",
+        "nested",
+    )
+    done = cli("run", "--rm", "--cap-add", "ALL", *inner, cwd=ROOT)
+    assert (done.returncode, done.stdout) == (0, "nested\n"), done

@@ -198,6 +198,17 @@ def test_a_real_shell_completes(shell: str, env: dict[str, str]) -> None:
         terminal.close()
 
 
+@pytest.mark.skipif(not shutil.which("zsh"), reason="no zsh (Debian package zsh)")
+def test_zsh_finds_what_is_installed(env: dict[str, str], tmp_path: Path) -> None:
+    (tmp_path / "_pybox").write_text(SCRIPTS["zsh"])
+    terminal = Terminal("zsh", env)
+    try:
+        terminal.type(f"fpath=({tmp_path} $fpath); autoload -Uz compinit && compinit -u -D; echo rea''dy\n", "ready")
+        terminal.type("pybox run --rm --read-o\t", "--read-only")
+    finally:
+        terminal.close()
+
+
 @pytest.mark.skipif(not shutil.which("fish"), reason="no fish (Debian package fish)")
 def test_fish_completes(env: dict[str, str]) -> None:
     asked = ("run --rm --read-o", "run docker.io/library/tool:", "run --network=ho", "why E-EXEC-ARCHI", "completion ")

@@ -12,8 +12,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from pybox import codes, probes
-from pybox.codes import CODES, EXEC, STEPS, Cause
+from pybox import causes, probes
+from pybox.causes import STEPS, Cause
+from pybox.codes import CODES, EXEC
 from pybox.dirs import Dirs
 from pybox.errors import PyboxError
 from pybox.failures import ExecError, ProgramNotFound, StepFailed, elf_loader, exec_cause, launch_error
@@ -26,7 +27,7 @@ from pybox.steps.base import Step
 from pybox.steps.hostside import MakeGroup, MakeUpper
 from pybox.steps.mounts import MapLayer, MountKernelFs, MountOverlay, OpenSource, PivotRoot
 from pybox.steps.network import MakeNetwork
-from pybox.steps.places import EnterWorkdir, OpenTarget, RealDirectory
+from pybox.steps.places import EnterWorkdir, MakeNode, OpenTarget, RealDirectory
 from pybox.steps.process import CheckLeash, Clone, Exec
 from pybox.steps.rights import SetRlimit
 
@@ -108,6 +109,12 @@ CASES = {
         seen(elf()),
         127,
         "cannot execute /bin/prog: its dynamic loader /lib64/ld-linux-x86-64.so.2 does not exist in the container",
+    ),
+    "too-many-processes": (
+        errno.EAGAIN,
+        seen(elf()),
+        126,
+        "cannot execute /bin/prog: no more processes are allowed there",
     ),
     "empty": (errno.ENOEXEC, seen(b""), 126, "cannot execute /bin/prog: the file is empty"),
     "format": (
@@ -200,7 +207,7 @@ def inputs(userns: bool = False, capabilities: int = (1 << 41) - 1, store: str =
 
 def reads(monkeypatch: pytest.MonkeyPatch, **files: str) -> None:
     """Let the causes see these files, by their last name, and no others."""
-    for module in (codes, probes):
+    for module in (causes, probes):
         monkeypatch.setattr(module, "read", lambda path, default="": files.get(path.rsplit("/", 1)[-1], default))
 
 
@@ -219,6 +226,12 @@ ROWS: list[tuple[str, str, Step, Here, Here | None]] = [
     ("E-CLONE3-ENOSPC", "none-of-a-kind", Clone(()), (inputs(), {"max_net_namespaces": "0\n"}), (inputs(), {"max_net_namespaces": "9\n"})),
     ("E-CLONE3-ENOSYS", "outer-filter", Clone(()), (inputs(), SECCOMP), (inputs(), {"status": "Seccomp:\t0\n"})),
     ("E-CLONE3-EAGAIN", "pids-of-the-group", Clone(()), (inputs(), FULL), (inputs(), {**FULL, "pids.current": "8\n"})),
+    ("E-CLONE3-EPERM", "no-sys-admin", Clone(()), (inputs(capabilities=1), {}), (inputs(), {})),
+    ("E-UNSHARE-EPERM", "no-sys-admin", MakeNetwork(), (inputs(capabilities=1 << 12), {}), (inputs(), {})),
+    ("E-UNSHARE-EPERM", "no-net-admin", MakeNetwork(), (inputs(capabilities=1 << 21), {}), (inputs(), {})),
+    ("E-MKNOD-EPERM", "no-mknod", MakeNode("/dev/null", 1, 3), (inputs(capabilities=1 << 21), {}), (inputs(), {})),
+    ("E-MOUNT-EPERM", "no-sys-admin", MountOverlay((), "u", "w"), (inputs(capabilities=1), {}), (inputs(), {})),
+    ("E-UNSHARE-EAGAIN", "pids-of-the-group", MakeNetwork(), (inputs(), FULL), (inputs(), {**FULL, "pids.current": "8\n"})),
     ("E-UNSHARE-ENOSPC", "net-namespaces", MakeNetwork(), (inputs(), {}), None),
     ("E-OPENAT2-ELOOP", "symlink-in-image", RealDirectory("/proc"), (inputs(), {}), None),
     ("E-OPENAT2-ENOTDIR", "file-in-image", OpenTarget("/etc/x", "s"), (inputs(), {}), None),
@@ -230,8 +243,12 @@ ROWS: list[tuple[str, str, Step, Here, Here | None]] = [
     ("E-MOUNT-EACCES", "apparmor", MountKernelFs("proc", "/proc"), (inputs(root=False), {"apparmor_restrict_unprivileged_userns": "1\n"}), (inputs(root=False), {})),
     ("E-MOUNT-ENOSPC", "mount-max", MountOverlay((), "u", "w"), (inputs(), {}), None),
     ("E-MOUNT_SETATTR-EINVAL", "no-idmap", MapLayer("l", "t"), (inputs(userns=True), {"mountinfo": OVERLAY}), (inputs(store="/disk/s"), {"mountinfo": OVERLAY})),
-    ("E-MKDIR-EROFS", "cgroup-read-only", MakeGroup("/sys/fs/cgroup/x", "s"), (inputs(store="/read-only"), {}), (inputs(), {})),
+    ("E-MKDIR-EROFS", "cgroup-read-only", MakeGroup("/sys/fs/cgroup/x", "s"), (inputs(), {"mountinfo": "9 1 0:9 / /sys/fs/cgroup ro - cgroup2 x rw\n"}), (inputs(), {"mountinfo": OVERLAY})),
     ("E-MKDIR-EROFS", "store-read-only", MakeUpper("/read-only/x"), (inputs(store="/read-only"), {}), (inputs(), {})),
+    ("E-MKDIR-ENOSPC", "store-full", MakeUpper("/full/x"), (inputs(store="/full"), {}), (inputs(), {})),
+    ("E-MKDIR-ENOSPC", "cgroup-most", MakeGroup("/sys/fs/cgroup/x", "s"), (inputs(), {}), None),
+    ("E-MKDIR-EACCES", "store-closed", MakeUpper("/closed/x"), (inputs(store="/closed"), {}), (inputs(), {})),
+    ("E-MKDIR-EACCES", "cgroup-closed", MakeGroup("/sys/fs/cgroup/x", "s"), (inputs(), {}), None),
     ("E-PRLIMIT64-EPERM", "hard-limit", SetRlimit("nofile", 1, 2), (inputs(capabilities=0), {}), (inputs(), {})),
     ("E-FCHDIR-EXDEV", "outside", EnterWorkdir("s", "/x"), (inputs(), {}), None),
     ("E-POLL-EOWNERDEAD", "owner", CheckLeash(), (inputs(), {}), None),
@@ -254,7 +271,8 @@ def test_a_cause_is_blamed_when_it_probes_true_and_only_then(
     number = getattr(errno, code.rpartition("-")[2])
     failure = Failure(0, number, seen())
     asked: list[Inputs] = [given]
-    monkeypatch.setattr(probes, "read_only", lambda path: asked[0].dirs.store == "/read-only")
+    for probe, place in (("read_only", "/read-only"), ("full", "/full"), ("closed", "/closed")):
+        monkeypatch.setattr(probes, probe, lambda path, place=place: asked[0].dirs.store == place)
     reads(monkeypatch, **files)
     error = launch_error(step, failure, given)
     assert isinstance(error, StepFailed)

@@ -28,7 +28,7 @@ LAYERS = (
     "kernel",
     "plan",
     "planner",
-    "probes codes failures state supervise undo burial",
+    "probes causes codes failures state supervise undo burial",
     "health listing",
     "live watch contrast",
     "views",

@@ -346,6 +346,7 @@ def test_a_status_file_is_written_for_a_launch_that_failed(tmp_path: Path, monke
         run.run(Dirs(f"{tmp_path}/store", f"{tmp_path}/state"), ["--status-file", str(path), "-m", "x", "busybox", "ls"])
     said = json.loads(path.read_text())
     assert (said["reason"], said["exit_code"], said["image"], said["args"]) == ("launch-failed", 125, "busybox", ["ls"])
+    assert said["error_code"] == "E-SPEC"
     assert said["error"].startswith("memory: 'x'") and os.listdir(tmp_path) == ["status"]
 
 

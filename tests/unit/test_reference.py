@@ -11,8 +11,9 @@ import pytest
 
 from pybox.cli import main
 from pybox.cli.commands import COMMANDS, Command
+from pybox.cli.completion import INSTALLED
 from pybox.cli.help import options_of
-from pybox.cli.reference import markdown, page, pages, roff, write_pages
+from pybox.cli.reference import install, markdown, page, pages, roff
 from pybox.errors import PyboxError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -48,8 +49,8 @@ def test_nothing_in_a_text_is_taken_for_a_request(text: str, wanted: str) -> Non
 
 @pytest.mark.skipif(not shutil.which("groff"), reason="no groff (Debian package groff-base, which man-db brings)")
 def test_every_page_is_shown_without_a_warning(tmp_path: Path) -> None:
-    write_pages(f"{tmp_path}/man1")
-    files = sorted(str(path) for path in (tmp_path / "man1").iterdir())
+    install(str(tmp_path))
+    files = sorted(str(path) for path in (tmp_path / "man/man1").iterdir())
     assert len(files) == len(SHOWN) + 1
     done = subprocess.run(["groff", "-man", "-ww", "-Kutf8", "-Tutf8", *files], capture_output=True, text=True, check=True)
     shown = re.sub(".\b", "", done.stdout)  # bold is a letter, back, and the letter again
@@ -65,8 +66,10 @@ def test_help_prints_a_page(capsys: pytest.CaptureFixture[str]) -> None:
         main.dispatch(["help", "--man", "nope"])
 
 
-def test_install_and_uninstall_know_the_pages() -> None:
-    makefile = (ROOT / "Makefile").read_text()
-    install, uninstall = (makefile.partition(f"\n{name}:")[2].partition("\n\n")[0] for name in ("install", "uninstall"))
-    assert "write_pages" in install and "/share/man/man1" in install
-    assert "/share/man/man1/pybox.1" in uninstall and "/share/man/man1/pybox-*.1" in uninstall
+def test_uninstall_removes_what_install_brings(tmp_path: Path) -> None:
+    share = tmp_path / "usr/local/share"
+    install(str(share))
+    assert {name for name in INSTALLED.values() if (share / name).is_file()} == set(INSTALLED.values())
+    subprocess.run(["make", "-s", "-C", ROOT, "uninstall", f"DESTDIR={tmp_path}"], check=True)
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+    assert "reference import install; install(" in (ROOT / "Makefile").read_text()
