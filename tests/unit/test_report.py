@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+from collections.abc import Iterator
 from html.parser import HTMLParser
+from pathlib import Path
 
 import pytest
 
+from pybox import page
 from pybox.contrast import SAME, Contrast, Row
 from pybox.explain.evidence import Evidence, Group, Layer, Used
 from pybox.explain.redact import HIDDEN, Redactor
@@ -163,3 +167,23 @@ def test_nobody_reads_whose_home_it_was(path: str, shown: str) -> None:
 @pytest.mark.parametrize("home", ["", "/"])
 def test_a_root_directory_as_home_hides_nothing(home: str) -> None:
     assert Redactor((), home).text("/etc/passwd") == "/etc/passwd"
+
+
+def test_a_page_is_there_whole_or_as_it_was(tmp_path: Path) -> None:
+    def broken() -> Iterator[str]:
+        yield "half"
+        raise ValueError
+
+    target = tmp_path / "page"
+    page.write(str(target), ["whole"])
+    with pytest.raises(ValueError):
+        page.write(str(target), broken())
+    assert target.read_text() == "whole" and list(tmp_path.iterdir()) == [target]
+
+
+def test_a_page_to_a_device_goes_into_the_device(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    reader = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
+    page.write(str(tmp_path / "pipe"), ["a", "b"])
+    assert os.read(reader, 10) == b"ab" and list(tmp_path.iterdir()) == [tmp_path / "pipe"]
+    os.close(reader)
