@@ -38,7 +38,8 @@ summary{cursor:pointer}summary:focus-visible{outline:2px solid var(--plot);outli
 .steps summary{list-style:none;padding:.12rem 0}.steps summary::-webkit-details-marker{display:none}
 .steps summary:hover{background:color-mix(in srgb,var(--line) 40%,transparent)}
 .no,.took,.mark{color:var(--dim);font-size:.82rem;text-align:right;font-variant-numeric:tabular-nums}.mark{text-align:left}
-.what{overflow-wrap:anywhere}.bar{width:100%;height:12px;display:block}
+.what{overflow-wrap:anywhere}.what::before{content:"▸ ";color:var(--dim)}details[open] .what::before{content:"▾ "}
+.bar{width:100%;height:12px;display:block}
 .lane{background-image:linear-gradient(to right,var(--line) 1px,transparent 1px);background-size:25% 100%;border-right:1px solid var(--line)}
 .ticks{grid-column:3;display:flex;justify-content:space-between;color:var(--dim);font-size:.75rem}.bad{color:var(--failed);font-weight:600}
 .more{padding:.3rem 0 .8rem 2.8rem;max-width:75ch}.more p{color:var(--fg)}
@@ -177,7 +178,7 @@ class _Page:
             )
         elif number == self.found.failed:
             mark = "<span class=bad>failed</span>"
-        lesson = "".join(f"<p>{self.text(part)}</p>" for part in str(step["lesson"]).split("\n\n"))
+        lesson = "".join(f"<p>{self.text(' '.join(part.split()))}</p>" for part in str(step["lesson"]).split("\n\n"))
         shown = "\n".join(self.text(call) for call in calls) if isinstance(calls, list) else ""
         return (
             f"<li id=step-{number}><details><summary><span class=no>{number}</span><span class=what>{self.text(step['describe'])}</span>"

@@ -18,7 +18,7 @@ from pybox.explain.redact import HIDDEN, Redactor
 from pybox.explain.report import pages
 
 EVIL = "</pre></script><script>alert(1)</script><img src=x onerror=alert(2)>\x1b]0;x\x07&\"'"
-STEP = {"number": 1, "side": "host", "describe": "claim", "calls": ["mkdir()"], "man": "mkdir(2)", "lesson": "One.\n\nTwo.", "about": "host"}  # fmt: skip
+STEP = {"number": 1, "side": "host", "describe": "claim", "calls": ["mkdir()"], "man": "mkdir(2)", "lesson": "One\nline.\n\nTwo.", "about": "host"}  # fmt: skip
 EVIDENCE = Evidence(
     title="busybox: true",
     identity="0123456789ab",
@@ -107,7 +107,16 @@ def test_the_page_is_whole_and_needs_nothing_else() -> None:
 
 def test_the_page_says_what_was_seen() -> None:
     text, parser = made()
-    for word in ("4026532247", "= same", "sha256:abababababab", "9223372036854771712 (no limit)", "pids.max", "the clock", "25%"):
+    for word in (
+        "<p>One line.</p><p>Two.</p>",
+        "4026532247",
+        "= same",
+        "sha256:abababababab",
+        "9223372036854771712 (no limit)",
+        "pids.max",
+        "the clock",
+        "25%",
+    ):
         assert word in text
     assert "750 µs" in parser.ids["step-2"] and "not shown" in parser.ids["step-2"] and "not reached" in parser.ids["step-3"]
     assert text.count("<code>/sys/fs/cgroup</code>") == 1  # the tree has one trunk
