@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from pybox.fastjson import Json
 
 NO_LIMIT = 1 << 62  # see kernel/usage.py
+_LONGEST = 200  # characters of a title: a command may be a script
 _SIDES = {"host": "On the host, before there is a process", "inside": "In the new process, between clone and exec"}
 _STYLE = """
 :root{--files:#2f6fd0;--process:#8a55c7;--rights:#c2571a;--host:#2a8a5f}
@@ -94,7 +95,8 @@ class _Page:
 
     def parts(self, now: float) -> Iterator[str]:
         found = self.found
-        title = self.text(found.title)
+        whole = self.redactor.text(found.title)  # before it is cut: half of a value is still told
+        title = escaped(whole if len(whole) <= _LONGEST else f"{whole[:_LONGEST]}…")
         yield f"{page.head(title, _STYLE)}<body><header><h1>{title}</h1>"
         made = strftime("%Y-%m-%d %H:%M:%S %z", localtime(now))
         yield f"<p>container <code>{self.text(found.identity)}</code>, seen {made} by pybox {VERSION}</p>"
@@ -171,11 +173,7 @@ class _Page:
                 f"<rect class=b-{step['about']} x={min(x, 997):.1f} y=1 width={wide:.1f} height=10 /></svg></span>"
             )
             took = f"<b>{_time(lasted)}</b>" if lasted in self.slow else _time(lasted)
-            mark = (
-                {True: "shown", False: "<span class=bad>not shown</span>"}.get(bool(step["ok"]), "")
-                if step["ok"] is not None
-                else ""
-            )
+            mark = "" if step["ok"] is None else "shown" if step["ok"] else "<span class=bad>not shown</span>"
         elif number == self.found.failed:
             mark = "<span class=bad>failed</span>"
         lesson = "".join(f"<p>{self.text(' '.join(part.split()))}</p>" for part in str(step["lesson"]).split("\n\n"))

@@ -16,6 +16,7 @@ from pybox.contrast import SAME, Contrast, Row
 from pybox.explain.evidence import Evidence, Group, Layer, Used
 from pybox.explain.redact import HIDDEN, Redactor
 from pybox.explain.report import pages
+from pybox.steps.base import quote
 
 EVIL = "</pre></script><script>alert(1)</script><img src=x onerror=alert(2)>\x1b]0;x\x07&\"'"
 STEP = {"number": 1, "side": "host", "describe": "claim", "calls": ["mkdir()"], "man": "mkdir(2)", "lesson": "One\nline.\n\nTwo.", "about": "host"}  # fmt: skip
@@ -153,6 +154,15 @@ def test_values_of_variables_are_left_out_unless_asked_for() -> None:
     assert "correct" not in text and f"TOKEN={HIDDEN}" in text and f"A={HIDDEN}" in text and "--no-redact" in text
     text, _ = made(hidden, Redactor(hidden.env, "/root", keep=True))
     assert "TOKEN=correct horse" in text and "A=1" in text
+
+
+def test_a_value_is_left_out_of_a_system_call_and_of_a_title_that_is_cut() -> None:
+    secret = 'pass"word\nline two'
+    call = f"execve(..., [{quote(secret)}], ...)"
+    evidence = EVIDENCE.replace(env=(("P", secret),), title="x" * 195 + secret, steps=({**STEP, "calls": [call]},))
+    text, _ = made(evidence)
+    assert "pass" not in text and f"{'x' * 195}{HIDDEN}</h1>" in text
+    assert f"{'x' * 200}…</h1>" in made(EVIDENCE.replace(title="x" * 201))[0]
 
 
 @pytest.mark.parametrize(
