@@ -11,13 +11,14 @@ import json
 from time import localtime, strftime
 
 from pybox import page
+from pybox.contrast import SAME
 from pybox.page import escaped
 from pybox.shown import size
 from pybox.version import VERSION
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from pybox.explain.evidence import Evidence, Group, Layer
     from pybox.explain.redact import Redactor
@@ -187,22 +188,27 @@ class _Page:
     # --- what it has, is made of, may use, and shares ------------------------------------------------------------------------
 
     def namespaces(self) -> Iterator[str]:
-        rows = [row for row in self.found.contrast.rows if row.what.endswith(" namespace")] if self.found.contrast else []
-        if not rows:
-            yield "<p>nobody could look</p>"
-            return
         yield "<p>Two processes are in the same one if the inode numbers are the same: <code>ls -l /proc/PID/ns</code></p>"
-        shown = [(row.what.removesuffix(" namespace"), row.host, row.container, row.means) for row in rows]
-        yield self.table(("namespace", "host", "container", "what it means"), shown)
+        yield self.compared("namespace", lambda what: what.endswith(" namespace"))
 
     def beside(self) -> Iterator[str]:
-        rows = [row for row in self.found.contrast.rows if not row.what.endswith(" namespace")] if self.found.contrast else []
-        if not rows:
-            yield "<p>nobody could look</p>"
-            return
-        yield self.table(
-            ("", "host", "container", "what it means"), [(row.what, row.host, row.container, row.means) for row in rows]
-        )
+        yield self.compared("", lambda what: not what.endswith(" namespace"))
+
+    def compared(self, name: str, wanted: Callable[[str], bool]) -> str:
+        """Return those lines of the comparison with the host that are wanted; what is the same is dimmed, and says so in words too."""
+        if self.found.contrast is None:
+            return "<p>nobody could look</p>"
+        rows = [
+            (
+                self.text(row.what.removesuffix(" namespace")),
+                self.text(row.host),
+                f"<span class=same>{SAME}</span>" if row.container == SAME else self.text(row.container),
+                self.text(row.means),
+            )
+            for row in self.found.contrast.rows
+            if wanted(row.what)
+        ]
+        return self.table((name, "host", "container", "what it means"), rows)
 
     def shared(self) -> Iterator[str]:
         if self.found.contrast is None:
@@ -240,9 +246,7 @@ class _Page:
             )
             for use in self.found.used
         ]
-        yield (
-            self.raw_table(("", "used", "limit", "share"), rows) if rows else "<p>nobody has counted, and nothing is limited</p>"
-        )
+        yield (self.table(("", "used", "limit", "share"), rows) if rows else "<p>nobody has counted, and nothing is limited</p>")
         if self.found.effective:
             yield "<p>Enforced by: " + self.text("; ".join(f"{option} {how}" for option, how in self.found.effective)) + "</p>"
 
@@ -284,21 +288,13 @@ class _Page:
         rows = [(self.text(what), f"<span class=mono>{self.text(value)}</span>") for what, value in self.found.facts]
         for name, value in self.found.env:
             rows.append(("variable", f"<span class=mono>{self.text(name)}={escaped(self.redactor.value(value))}</span>"))
-        yield self.raw_table(("", ""), rows)
+        yield self.table(("", ""), rows)
 
     def plan(self) -> Iterator[str]:
         shown = escaped_json(self.redactor, document(self.found))
         yield f"<details><summary>{len(self.found.steps)} steps, with their lessons and times</summary><pre id=json>{shown}</pre></details>"
 
     def table(self, names: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
-        """Return a table of texts; what is the same for both is dimmed, and says so in words too."""
-        cells = [
-            tuple(f"<span class=same>{self.text(cell)}</span>" if cell == "= same" else self.text(cell) for cell in row)
-            for row in rows
-        ]
-        return self.raw_table(names, cells)
-
-    def raw_table(self, names: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
         """Return a table of cells that are escaped already. On a narrow page each row is a block of its own."""
 
         def cell(name: str, inner: str) -> str:
