@@ -17,7 +17,6 @@ from mkdocs.structure.pages import Page
 
 ROOT = Path(__file__).resolve().parents[1]
 PLACES = {"README.md": "index.md"}  # repository: site, where it is not the same below docs
-REFERENCE = ("commands.md", "errors.md")  # of the pages that mkdocs.yml need not name
 LINK = re.compile(r"(?<=\]\()([^)\s#:]+)((?:#[^)\s]*)?)(?=\))")
 LANGUAGES = {".py": "python", ".c": "c", ".h": "c", ".toml": "toml", ".service": "ini", ".json": "json", ".sh": "sh"}
 
@@ -52,12 +51,10 @@ def linked(text: str, page: str) -> set[str]:
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
     """Put pages that mkdocs.yml does not name at the end of their section, so that a new one is never lost."""
     named = set(re.findall(r"[\w/.-]+\.md", str(config.nav)))
-    new = sorted(path.name for path in (ROOT / "docs").glob("*.md") if path.name not in named)
     for section in config.nav or []:
         if "Guides" in section:
-            section["Guides"] += [name for name in new if name not in REFERENCE]
+            section["Guides"] += sorted(path.name for path in (ROOT / "docs").glob("*.md") if path.name not in named)
         if "Reference" in section:
-            section["Reference"] += [name for name in REFERENCE if name in new]
             section["Reference"] += [path for path in documents() if PLACES.get(path, path) not in named]
     return config
 

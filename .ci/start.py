@@ -37,7 +37,7 @@ def load(name):
             sys.modules[name].order_network()
 
 
-if sys.argv[1:2] in (["run"], ["exec"], ["ps"]):
+if sys.argv[1:2] in (["run"], ["exec"], ["ps"], ["explain"]):
     load(sys.argv[1])
     if "pybox.bundle" in sys.modules:
         sys.modules["pybox.bundle"].more = lambda: load("run-more")

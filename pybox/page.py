@@ -49,13 +49,18 @@ def tiles(pairs: Iterable[tuple[str, str]]) -> str:
 
 
 def write(path: str, parts: Iterable[str]) -> None:
-    """Write a page: it is there whole, or as it was before. Raises OSError."""
-    temporary = f"{path}.new"
+    """Write a page: it is there whole, or as it was before. What is no plain file, a pipe or /dev/null, is written to. Raises OSError."""
+    if os.path.exists(path) and not os.path.isfile(path):
+        with open(path, "w", encoding="utf-8", errors="backslashreplace") as file:
+            file.writelines(parts)
+        return
+    temporary = f"{path}.{os.getpid()}.new"
+    # not through a link that a stranger has put there
+    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
     try:
-        with open(temporary, "w", encoding="utf-8", errors="backslashreplace") as file:
+        with open(fd, "w", encoding="utf-8", errors="backslashreplace") as file:
             file.writelines(parts)
         os.replace(temporary, path)
     except BaseException:
-        if os.path.exists(temporary):
-            os.unlink(temporary)
+        os.unlink(temporary)
         raise

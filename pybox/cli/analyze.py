@@ -34,7 +34,7 @@ def measured(
     """Make a run and look at it. Returns (what was asked, its plan, what was seen). Raises SpecError and the like before it."""
     asked = parse(RUN, words)
     if any(asked.values.get(key) for key in BACKGROUND):
-        raise SpecError("analyze", "", "is for a run in the foreground without a terminal")
+        raise SpecError("run", "", "can be measured in the foreground only, without -d and -t")
     spec, options = spec_of(asked), options_of(asked).replace(stdout=stdout)
     runtime = Runtime(where)
     sweep(runtime)

@@ -5,7 +5,6 @@ Nothing is executed, but with --analyze, which runs it and puts times and what t
 
 from __future__ import annotations
 
-import json
 import os
 
 from pybox.cli.options import RUN, Option, parse
@@ -63,6 +62,8 @@ def explain(where: Dirs, words: list[str]) -> int:
         views = [views[int(only) - 1]]
     if form == "json":
         document = {"schema": "pybox.plan/1", "image": image, "effective": dict(ready.plan.effective), "steps": views}
+        import json
+
         print(json.dumps(document, indent=2))
     elif only is not None:
         print(_lesson(views[0]))

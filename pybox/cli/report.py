@@ -33,7 +33,9 @@ def report(where: Dirs, words: list[str]) -> int:
     output = parsed.one("output")
     if not output:
         raise SpecError("report", "", "needs -o FILE", "pybox report -o report.html run --rm busybox true")
-    if os.path.isdir(output) or not os.access(os.path.dirname(output) or ".", os.W_OK):
+    # asked before the run: a page is written at its end
+    place = output if os.path.exists(output) and not os.path.isfile(output) else os.path.dirname(output) or "."
+    if os.path.isdir(output) or not os.access(place, os.W_OK):
         raise SpecError("output", output, "can't be written there")
     keep = parsed.has("no-redact")
     if parsed.rest[:1] == ["run"]:

@@ -217,7 +217,11 @@ def layers(dirs: Dirs, identity: str, plan: Plan | None, below: tuple[str, ...])
     """Return the layers of a container, the writable one first."""
     own = f"{dirs.uppers}/{identity}"
     on_disk = any(isinstance(step, MakeUpper) for step in plan.prepare) if plan else os.path.isdir(own)
-    top = Layer("writable layer, on disk", own, size=views.tree_use(own)) if on_disk else Layer("writable layer, in memory", "")
+    top = (
+        Layer("writable layer, on disk", own, size=views.tree_use(own) if os.path.isdir(own) else None)
+        if on_disk
+        else Layer("writable layer, in memory", "")
+    )
     found = [top]
     for path in below:
         if path == "/":

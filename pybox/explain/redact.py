@@ -9,6 +9,8 @@ from __future__ import annotations
 import os
 import re
 
+from pybox.steps.base import quote
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -23,7 +25,9 @@ class Redactor:
 
     def __init__(self, env: Iterable[tuple[str, str]] = (), home: str = "", keep: bool = False) -> None:
         self.keep = keep
-        self._values = sorted({value for _, value in env if len(value) >= _LONG}, key=len, reverse=True)
+        values = {value for _, value in env if len(value) >= _LONG}
+        # also as it stands in a system call, where quotes and newlines are escaped
+        self._values = sorted(values | {quote(value)[1:-1] for value in values}, key=len, reverse=True)
         # as a whole word only: /rootfs is not in /root
         self._home = re.compile(rf"(?<![\w.~/-]){re.escape(home.rstrip('/'))}(?![\w.-])") if home.rstrip("/") else None
 

@@ -11,19 +11,21 @@ import json
 from time import localtime, strftime
 
 from pybox import page
+from pybox.contrast import SAME
 from pybox.page import escaped
 from pybox.shown import size
 from pybox.version import VERSION
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from pybox.explain.evidence import Evidence, Group, Layer
     from pybox.explain.redact import Redactor
     from pybox.fastjson import Json
 
 NO_LIMIT = 1 << 62  # see kernel/usage.py
+_LONGEST = 200  # characters of a title: a command may be a script
 _SIDES = {"host": "On the host, before there is a process", "inside": "In the new process, between clone and exec"}
 _STYLE = """
 :root{--files:#2f6fd0;--process:#8a55c7;--rights:#c2571a;--host:#2a8a5f}
@@ -38,7 +40,8 @@ summary{cursor:pointer}summary:focus-visible{outline:2px solid var(--plot);outli
 .steps summary{list-style:none;padding:.12rem 0}.steps summary::-webkit-details-marker{display:none}
 .steps summary:hover{background:color-mix(in srgb,var(--line) 40%,transparent)}
 .no,.took,.mark{color:var(--dim);font-size:.82rem;text-align:right;font-variant-numeric:tabular-nums}.mark{text-align:left}
-.what{overflow-wrap:anywhere}.bar{width:100%;height:12px;display:block}
+.what{overflow-wrap:anywhere}.what::before{content:"▸ ";color:var(--dim)}details[open] .what::before{content:"▾ "}
+.bar{width:100%;height:12px;display:block}
 .lane{background-image:linear-gradient(to right,var(--line) 1px,transparent 1px);background-size:25% 100%;border-right:1px solid var(--line)}
 .ticks{grid-column:3;display:flex;justify-content:space-between;color:var(--dim);font-size:.75rem}.bad{color:var(--failed);font-weight:600}
 .more{padding:.3rem 0 .8rem 2.8rem;max-width:75ch}.more p{color:var(--fg)}
@@ -93,7 +96,8 @@ class _Page:
 
     def parts(self, now: float) -> Iterator[str]:
         found = self.found
-        title = self.text(found.title)
+        whole = self.redactor.text(found.title)  # before it is cut: half of a value is still told
+        title = escaped(whole if len(whole) <= _LONGEST else f"{whole[:_LONGEST]}…")
         yield f"{page.head(title, _STYLE)}<body><header><h1>{title}</h1>"
         made = strftime("%Y-%m-%d %H:%M:%S %z", localtime(now))
         yield f"<p>container <code>{self.text(found.identity)}</code>, seen {made} by pybox {VERSION}</p>"
@@ -170,14 +174,10 @@ class _Page:
                 f"<rect class=b-{step['about']} x={min(x, 997):.1f} y=1 width={wide:.1f} height=10 /></svg></span>"
             )
             took = f"<b>{_time(lasted)}</b>" if lasted in self.slow else _time(lasted)
-            mark = (
-                {True: "shown", False: "<span class=bad>not shown</span>"}.get(bool(step["ok"]), "")
-                if step["ok"] is not None
-                else ""
-            )
+            mark = "" if step["ok"] is None else "shown" if step["ok"] else "<span class=bad>not shown</span>"
         elif number == self.found.failed:
             mark = "<span class=bad>failed</span>"
-        lesson = "".join(f"<p>{self.text(part)}</p>" for part in str(step["lesson"]).split("\n\n"))
+        lesson = "".join(f"<p>{self.text(' '.join(part.split()))}</p>" for part in str(step["lesson"]).split("\n\n"))
         shown = "\n".join(self.text(call) for call in calls) if isinstance(calls, list) else ""
         return (
             f"<li id=step-{number}><details><summary><span class=no>{number}</span><span class=what>{self.text(step['describe'])}</span>"
@@ -188,22 +188,27 @@ class _Page:
     # --- what it has, is made of, may use, and shares ------------------------------------------------------------------------
 
     def namespaces(self) -> Iterator[str]:
-        rows = [row for row in self.found.contrast.rows if row.what.endswith(" namespace")] if self.found.contrast else []
-        if not rows:
-            yield "<p>nobody could look</p>"
-            return
         yield "<p>Two processes are in the same one if the inode numbers are the same: <code>ls -l /proc/PID/ns</code></p>"
-        shown = [(row.what.removesuffix(" namespace"), row.host, row.container, row.means) for row in rows]
-        yield self.table(("namespace", "host", "container", "what it means"), shown)
+        yield self.compared("namespace", lambda what: what.endswith(" namespace"))
 
     def beside(self) -> Iterator[str]:
-        rows = [row for row in self.found.contrast.rows if not row.what.endswith(" namespace")] if self.found.contrast else []
-        if not rows:
-            yield "<p>nobody could look</p>"
-            return
-        yield self.table(
-            ("", "host", "container", "what it means"), [(row.what, row.host, row.container, row.means) for row in rows]
-        )
+        yield self.compared("", lambda what: not what.endswith(" namespace"))
+
+    def compared(self, name: str, wanted: Callable[[str], bool]) -> str:
+        """Return those lines of the comparison with the host that are wanted; what is the same is dimmed, and says so in words too."""
+        if self.found.contrast is None:
+            return "<p>nobody could look</p>"
+        rows = [
+            (
+                self.text(row.what.removesuffix(" namespace")),
+                self.text(row.host),
+                f"<span class=same>{SAME}</span>" if row.container == SAME else self.text(row.container),
+                self.text(row.means),
+            )
+            for row in self.found.contrast.rows
+            if wanted(row.what)
+        ]
+        return self.table((name, "host", "container", "what it means"), rows)
 
     def shared(self) -> Iterator[str]:
         if self.found.contrast is None:
@@ -241,9 +246,7 @@ class _Page:
             )
             for use in self.found.used
         ]
-        yield (
-            self.raw_table(("", "used", "limit", "share"), rows) if rows else "<p>nobody has counted, and nothing is limited</p>"
-        )
+        yield (self.table(("", "used", "limit", "share"), rows) if rows else "<p>nobody has counted, and nothing is limited</p>")
         if self.found.effective:
             yield "<p>Enforced by: " + self.text("; ".join(f"{option} {how}" for option, how in self.found.effective)) + "</p>"
 
@@ -285,21 +288,13 @@ class _Page:
         rows = [(self.text(what), f"<span class=mono>{self.text(value)}</span>") for what, value in self.found.facts]
         for name, value in self.found.env:
             rows.append(("variable", f"<span class=mono>{self.text(name)}={escaped(self.redactor.value(value))}</span>"))
-        yield self.raw_table(("", ""), rows)
+        yield self.table(("", ""), rows)
 
     def plan(self) -> Iterator[str]:
         shown = escaped_json(self.redactor, document(self.found))
         yield f"<details><summary>{len(self.found.steps)} steps, with their lessons and times</summary><pre id=json>{shown}</pre></details>"
 
     def table(self, names: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
-        """Return a table of texts; what is the same for both is dimmed, and says so in words too."""
-        cells = [
-            tuple(f"<span class=same>{self.text(cell)}</span>" if cell == "= same" else self.text(cell) for cell in row)
-            for row in rows
-        ]
-        return self.raw_table(names, cells)
-
-    def raw_table(self, names: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
         """Return a table of cells that are escaped already. On a narrow page each row is a block of its own."""
 
         def cell(name: str, inner: str) -> str:

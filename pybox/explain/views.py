@@ -5,7 +5,6 @@ Code places come from the code: who made a step is noted while the plan is made,
 
 from __future__ import annotations
 
-import inspect
 import os
 import sys
 
@@ -44,9 +43,15 @@ def view(number: int, side: str, step: Step) -> dict[str, Json]:
         "describe": step.describe(),
         "calls": list(step.calls()),
         "man": step.man,
-        "lesson": inspect.getdoc(type(step)) or "",
+        "lesson": lesson(type(step)),
         "leaves": [list(leaf) for leaf in step.leaves()] if isinstance(step, HostStep) else [],
     }
+
+
+def lesson(kind: type) -> str:
+    """Return the docstring of a step, as inspect.getdoc does; that module is a third of what `explain` would import."""
+    first, *more = (kind.__doc__ or "").strip().split("\n")
+    return "\n".join([first, *(line.removeprefix("    ") for line in more)])
 
 
 def watched(make: Callable[[], Planned]) -> tuple[Planned, dict[int, str]]:
@@ -89,6 +94,8 @@ def _rows(program: native.Program) -> list[tuple[int, ...]]:
 
 
 def _where(kind: type, method: str = "") -> str:
+    import inspect
+
     target = getattr(kind, method) if method else kind
     file = inspect.getsourcefile(target) or ""
     return _place(file, inspect.getsourcelines(target)[1])

@@ -107,6 +107,14 @@ def test_root_inside_is_the_user_outside_and_nobody_else_exists(person: Person) 
     assert person.run("busybox", "cat", "/proc/self/gid_map").split() == ["0", str(GID), "1"]
 
 
+def test_each_step_is_shown_by_the_kernel_and_a_report_hides_whose_home_it_is(person: Person) -> None:
+    done = person.pybox("report", "-o", f"{person.home}/report", "run", "--rm", "busybox", "true")
+    assert done.returncode == 0, done.stderr
+    page = (person.home / "report").read_text()
+    assert "not shown" not in page and "not reached" not in page and f"uid inside is outside: 0 is {UID}" in page
+    assert str(person.home) not in page and "~/store" in page and person.leftovers() == []
+
+
 def test_2014_8989_setgroups_is_denied(person: Person) -> None:
     assert person.run("busybox", "cat", "/proc/self/setgroups") == "deny"
     assert person.run("busybox", "inside", "setgroups") == "EPERM"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import re
 import subprocess
@@ -14,6 +15,7 @@ from pybox.explain.byhand import _WRITERS, quoted
 from pybox.explain.snapshot import Shot, difference, take
 from pybox.explain.stepping import Timed, Trace
 from pybox.explain.until import row_of
+from pybox.explain.views import lesson
 from pybox.explain.without import LOSSES, without
 from pybox.plan import Plan
 from pybox.seen import Seen
@@ -34,6 +36,10 @@ def kinds() -> set[type[Step]]:
 def test_each_kind_of_step_has_lines_for_a_shell_or_is_known_to_have_none() -> None:
     able = {kind.__name__ for kind in kinds() if any(base in _WRITERS for base in kind.__mro__)}
     assert {kind.__name__ for kind in kinds()} - able == NOT_BY_HAND - {"ShowConsole"}
+
+
+def test_a_lesson_is_the_docstring_as_python_shows_it() -> None:
+    assert {kind.__name__: lesson(kind) for kind in kinds()} == {kind.__name__: inspect.getdoc(kind) for kind in kinds()}
 
 
 @pytest.mark.parametrize("text", ["a", "", "it's", "a b", "CONTAINER-ID", "x-CONTAINER-ID-y z", '$HOME `id` "q"\n'])

@@ -178,6 +178,15 @@ def test_a_run_that_was_typed_before_imports_what_its_list_says_and_nothing_more
     assert loaded - OF_THE_LIBRARY - set(AGAIN_IMPORTS) == set()
 
 
+def test_explain_does_not_load_what_it_needs_for_code_and_json_only() -> None:
+    assert not loaded_by("import pybox.cli.main, pybox.cli.explain") & {
+        "inspect",
+        "json",
+        "pybox.explain.analysis",
+        "pybox.explain.byhand",
+    }
+
+
 def test_no_file_has_outgrown_one_sitting() -> None:
     long = {str(path): lines for path in ROOT.rglob("*.py") if (lines := len(path.read_text().splitlines())) > 400}
     long |= {str(path): n for path in (ROOT.parent / "csrc").glob("*.[ch]") if (n := len(path.read_text().splitlines())) > 300}

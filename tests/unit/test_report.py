@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+from collections.abc import Iterator
 from html.parser import HTMLParser
+from pathlib import Path
 
 import pytest
 
+from pybox import page
 from pybox.contrast import SAME, Contrast, Row
 from pybox.explain.evidence import Evidence, Group, Layer, Used
 from pybox.explain.redact import HIDDEN, Redactor
 from pybox.explain.report import pages
+from pybox.steps.base import quote
 
 EVIL = "</pre></script><script>alert(1)</script><img src=x onerror=alert(2)>\x1b]0;x\x07&\"'"
-STEP = {"number": 1, "side": "host", "describe": "claim", "calls": ["mkdir()"], "man": "mkdir(2)", "lesson": "One.\n\nTwo.", "about": "host"}  # fmt: skip
+STEP = {"number": 1, "side": "host", "describe": "claim", "calls": ["mkdir()"], "man": "mkdir(2)", "lesson": "One\nline.\n\nTwo.", "about": "host"}  # fmt: skip
 EVIDENCE = Evidence(
     title="busybox: true",
     identity="0123456789ab",
@@ -103,7 +108,16 @@ def test_the_page_is_whole_and_needs_nothing_else() -> None:
 
 def test_the_page_says_what_was_seen() -> None:
     text, parser = made()
-    for word in ("4026532247", "= same", "sha256:abababababab", "9223372036854771712 (no limit)", "pids.max", "the clock", "25%"):
+    for word in (
+        "<p>One line.</p><p>Two.</p>",
+        "4026532247",
+        "= same",
+        "sha256:abababababab",
+        "9223372036854771712 (no limit)",
+        "pids.max",
+        "the clock",
+        "25%",
+    ):
         assert word in text
     assert "750 µs" in parser.ids["step-2"] and "not shown" in parser.ids["step-2"] and "not reached" in parser.ids["step-3"]
     assert text.count("<code>/sys/fs/cgroup</code>") == 1  # the tree has one trunk
@@ -142,6 +156,15 @@ def test_values_of_variables_are_left_out_unless_asked_for() -> None:
     assert "TOKEN=correct horse" in text and "A=1" in text
 
 
+def test_a_value_is_left_out_of_a_system_call_and_of_a_title_that_is_cut() -> None:
+    secret = 'pass"word\nline two'
+    call = f"execve(..., [{quote(secret)}], ...)"
+    evidence = EVIDENCE.replace(env=(("P", secret),), title="x" * 195 + secret, steps=({**STEP, "calls": [call]},))
+    text, _ = made(evidence)
+    assert "pass" not in text and f"{'x' * 195}{HIDDEN}</h1>" in text
+    assert f"{'x' * 200}…</h1>" in made(EVIDENCE.replace(title="x" * 201))[0]
+
+
 @pytest.mark.parametrize(
     ("path", "shown"),
     [
@@ -163,3 +186,23 @@ def test_nobody_reads_whose_home_it_was(path: str, shown: str) -> None:
 @pytest.mark.parametrize("home", ["", "/"])
 def test_a_root_directory_as_home_hides_nothing(home: str) -> None:
     assert Redactor((), home).text("/etc/passwd") == "/etc/passwd"
+
+
+def test_a_page_is_there_whole_or_as_it_was(tmp_path: Path) -> None:
+    def broken() -> Iterator[str]:
+        yield "half"
+        raise ValueError
+
+    target = tmp_path / "page"
+    page.write(str(target), ["whole"])
+    with pytest.raises(ValueError):
+        page.write(str(target), broken())
+    assert target.read_text() == "whole" and list(tmp_path.iterdir()) == [target]
+
+
+def test_a_page_to_a_device_goes_into_the_device(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    reader = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
+    page.write(str(tmp_path / "pipe"), ["a", "b"])
+    assert os.read(reader, 10) == b"ab" and list(tmp_path.iterdir()) == [tmp_path / "pipe"]
+    os.close(reader)
