@@ -177,7 +177,6 @@ def test_expanding_any_text_ends(text: str) -> None:
         ("HEALTHCHECK --retries=x CMD x", "--retries=x: must be a number"),
         ("WORKDIR", "needs a value"),
         ("FROM a b", "must be IMAGE or IMAGE AS NAME"),
-        ("RUN <<X\n#!/bin/python\nX", "#! line is not supported"),
     ],
 )
 def test_what_is_not_supported_is_refused_with_its_line(line: str, said: str) -> None:
