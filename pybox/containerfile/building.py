@@ -280,7 +280,7 @@ class _Build:
         diff_id = make(folder)
         created = stamp(self._now())
         new = state.after(key, said, created, state.image, (*state.diff_ids, diff_id))
-        step = {
+        step: dict[str, Json] = {
             "architecture": state.document.get("architecture", store.architecture()),
             "config": {},
             "created": created,
