@@ -181,10 +181,12 @@ class _Build:
         if isinstance(stage.base, int):
             return self._done[stage.base].replace(args=(), own_cmd=False), False
         if stage.base == SCRATCH:
-            return State(
-                cache.key("from", SCRATCH), Image(SCRATCH, "", ()), (), settings.with_path({}), {}, (), stamp(self._latest or 0)
-            ), False
+            empty = Image(SCRATCH, "", ())
+            return State(self._first_key(SCRATCH), empty, (), settings.with_path({}), {}, (), stamp(self._latest or 0)), False
         return self._state_of(self._bring(stage.base)), False
+
+    def _first_key(self, base: str) -> str:
+        return cache.key("from", base, str(self._latest))  # a layer that was dated otherwise is another
 
     def _state_of(self, image: Image) -> State:
         there = store.stored(self._dirs, image.id)
@@ -193,9 +195,9 @@ class _Build:
         if config.pop("OnBuild", None):
             raise PyboxError(f"{image.name} has instructions for those who build on it (ONBUILD), which is not supported")
         history = tuple(json.dumps(step) for step in configs.objects(document, "history"))
-        kept = {name: document[name] for name in ("author", "os.version", "variant") if document.get(name)}
+        kept = {name: document[name] for name in ("architecture", "author", "os.version", "variant") if document.get(name)}
         tree = Image(image.name, image.id, image.layers)
-        return State(cache.key("from", image.id), tree, there.diff_ids, settings.with_path(config), kept, history, there.created)
+        return State(self._first_key(image.id), tree, there.diff_ids, settings.with_path(config), kept, history, there.created)
 
     # What comes after it
 
@@ -249,13 +251,15 @@ class _Build:
         if wanted is None:
             return None
         number = self._layout.find(wanted, stage.number)
-        return self._bring(wanted) if number is None else self._done[number].image
+        if number is not None:
+            return self._done[number].image
+        return self._bring(wanted)
 
     def _noted(self, state: State, said: str) -> tuple[State, bool]:
         """Return the state after a step that made no files; when it was first taken is remembered, so that it is the same image."""
         name = cache.key(state.key, "note", said, json.dumps(state.config, sort_keys=True))
         known = cache.look(self._dirs, name) if self._wanted.cached else None
-        created = known.created if known is not None and self._latest is None else stamp(self._now())
+        created = known.created if known is not None else stamp(self._now())
         if known is None:
             cache.remember(self._dirs, self._work, name, cache.Known(state.image.id[7:], created))
         return state.after(name, said, created), known is not None
@@ -271,20 +275,18 @@ class _Build:
             except ImageError:  # somebody has just removed it
                 there = None
             if there is not None and there.diff_ids[:-1] == state.diff_ids:
-                created = known.created if self._latest is None else stamp(self._latest)
-                image = _stage(there.id, there.layers)
-                return state.after(key, said, created, image, there.diff_ids), True
+                return state.after(key, said, known.created, _stage(there.id, there.layers), there.diff_ids), True
         folder = f"{self._work}/layer{self._number}"
         diff_id = make(folder)
         created = stamp(self._now())
         new = state.after(key, said, created, state.image, (*state.diff_ids, diff_id))
-        step = {
-            "architecture": store.architecture(),
+        step: dict[str, Json] = {
+            "architecture": state.document.get("architecture", store.architecture()),
             "config": {},
             "created": created,
             "history": [{"created": created, "created_by": said, "comment": "a step of pybox build"}],
             "os": "linux",
-            "rootfs": {"type": "layers", "diff_ids": list(new.diff_ids)},
+            "rootfs": {"type": "layers", "diff_ids": new.diff_ids},
         }
         found = configs.parse(json.dumps(step, sort_keys=True, separators=(",", ":")).encode())
         self._place(NewImage(found, step=True), {diff_id: folder})
@@ -303,8 +305,8 @@ class _Build:
 
     def _publish(self, state: State, names: tuple[str, ...]) -> str:
         document: dict[str, Json] = {
-            **state.document,
             "architecture": store.architecture(),
+            **state.document,
             "config": state.config,
             "created": state.created,
             "history": [json.loads(step) for step in state.history],

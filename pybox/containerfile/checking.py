@@ -159,9 +159,6 @@ def _run(instruction: Instruction, escape: str) -> None:
     network = dict(instruction.flags).get("network", "default")
     if network not in _NETWORKS:
         raise WordError(f"--network={network}: must be default or none; another is for `pybox build --network` to allow")
-    alone = instruction.text.startswith("<<") and len(instruction.text.split()) == 1
-    if alone and instruction.heredocs and instruction.heredocs[0].text.startswith("#!"):
-        raise WordError("a here-document with a #! line is not supported, write e.g. RUN python3 <<EOF")
 
 
 def _copy(instruction: Instruction, escape: str) -> None:

@@ -82,7 +82,7 @@ class Landing:
             if item.names in self._others or (there is not None and not stat.S_ISDIR(there.st_mode)):
                 what = "a symbolic link" if there is not None and stat.S_ISLNK(there.st_mode) else "a file"
                 raise PyboxError(f"{_path(item.names)}: cannot put a directory where the image has {what}", _LINKED)
-            if item.top and (there is not None or not item.names):
+            if item.top:  # its contents were asked for: where they go is the image's own, or a new one like any other
                 yield from self._folder(item.names)
                 return
             yield from self._above(item.names)

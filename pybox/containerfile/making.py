@@ -71,18 +71,25 @@ class Maker:
 
     def run(self, state: State, instruction: Instruction, proxies: tuple[tuple[str, str], ...]) -> Task:
         """Return the task of a RUN."""
+        script = ""
         words = as_json(instruction.text)
         if words is None:
-            words = [*settings.shell(state.config), _script(instruction)]
+            text, script = _script(instruction)
+            words = [running.SCRIPT] if script else [*settings.shell(state.config), text]
         if not state.diff_ids:
             raise WordError("there is nothing to run in scratch: COPY something into it first")
         env = {**dict(proxies), **state.values()}
         network = dict(instruction.flags).get("network", "default")
         command = Command(
-            tuple(words), tuple(env.items()), state.text("User"), state.text("WorkingDir"), "none" if network == "none" else ""
+            tuple(words),
+            tuple(env.items()),
+            state.text("User"),
+            state.text("WorkingDir"),
+            "none" if network == "none" else "",
+            script,
         )
         # an ARG counts from the first RUN after it, as in docker; a proxy is none of the result's business
-        key = cache.key(state.key, "RUN", json.dumps([words, sorted(state.args), network]))
+        key = cache.key(state.key, "RUN", json.dumps([words, sorted(state.args), network, script]))
         known = settings.environment(state.config)
         args = [f"{name}={value}" for name, value in state.args if name not in known]
         said = " ".join(("RUN", *((f"|{len(args)}", *args) if args else ()), *words))
@@ -201,14 +208,14 @@ class Maker:
             held.close()
 
 
-def _script(instruction: Instruction) -> str:
-    """Return the text for the shell: a lone here-document is the script itself, any other the shell reads itself."""
+def _script(instruction: Instruction) -> tuple[str, str]:
+    """Return (text for the shell, program): a lone here-document is one of the two itself, any other the shell reads."""
     if not instruction.heredocs:
-        return instruction.text
+        return instruction.text, ""
     first = instruction.heredocs[0]
     if len(instruction.heredocs) == 1 and len(instruction.text.split()) == 1:
-        return first.text
-    return instruction.text + "\n" + "".join(f"{each.text}{each.name}\n" for each in instruction.heredocs)
+        return ("", first.text) if first.text.startswith("#!") else (first.text, "")
+    return instruction.text + "\n" + "".join(f"{each.text}{each.name}\n" for each in instruction.heredocs), ""
 
 
 def _listed(instruction: Instruction, escape: str) -> tuple[list[str], list[str]]:

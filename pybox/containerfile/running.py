@@ -6,6 +6,8 @@ layer is looked at in the moment between its end and its undoing.
 
 from __future__ import annotations
 
+import os
+
 from pybox.containerfile.landing import ending, rewritten
 from pybox.files import changes as differences
 from pybox.files import reach
@@ -18,6 +20,7 @@ from pybox.image.stream import CHUNK, Chunks
 from pybox.image.tape import Tape
 from pybox.record import Record
 from pybox.runtime import Options, Runtime
+from pybox.spec import Mount
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -29,6 +32,7 @@ if TYPE_CHECKING:
     from pybox.result import Result
     from pybox.spec import Spec
 
+SCRIPT = "/dev/pipes/script"
 _SHOWN = 256 << 10  # bytes of output that a failure shows: the end of it
 
 
@@ -40,6 +44,7 @@ class Command(Record):
     user: str
     workdir: str
     network: str = ""  # "" for the build's
+    script: str = ""  # what is shown as the file SCRIPT
 
 
 class Output:
@@ -77,6 +82,10 @@ def run(
         upper="disk",
         **({"network": command.network} if command.network else {}),
     )
+    if command.script:
+        with open(f"{folder}.script", "w", encoding="utf-8", opener=_program) as file:
+            file.write(command.script)
+        asked = asked.replace(mounts=(*asked.mounts, Mount(SCRIPT, f"{folder}.script", read_only=True)))
     made: list[Layer] = []
 
     def ended(result: Result) -> None:
@@ -86,6 +95,12 @@ def run(
     options = Options(stdin=-3, stdout=output, stderr=output, keep_upper=True, ended=ended)
     result = runtime.run(asked, options)
     return result, made[0] if made else None
+
+
+def _program(path: str, flags: int) -> int:
+    fd = os.open(path, flags | os.O_EXCL, 0o755)
+    os.chmod(fd, 0o755)  # whatever the umask: who runs it need not be root
+    return fd
 
 
 def _left_behind(runtime: Runtime, identity: str, image: Image, folder: str, latest: int | None, notes: Notes) -> Layer:

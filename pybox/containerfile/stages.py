@@ -5,6 +5,7 @@ from __future__ import annotations
 from pybox.containerfile import checking
 from pybox.containerfile.words import WordError, expand
 from pybox.image import store
+from pybox.image.reference import HOST
 from pybox.record import Record
 
 TYPE_CHECKING = False
@@ -107,7 +108,7 @@ def _begun(file: Containerfile, instruction: Instruction, values: Mapping[str, s
     if name and any(stage.name == name for stage in before):
         raise file.wrong(instruction.line, f"a second stage {name}")
     number = next((stage.number for stage in before if stage.name and stage.name == base.lower()), None)
-    if base == "host":
+    if base == HOST:
         raise file.wrong(instruction.line, "FROM host: the machine's own root is no image to build on")
     return Stage(len(before), name, base if number is None else number, instruction, ())
 
@@ -135,6 +136,8 @@ def _needed(file: Containerfile, everything: Layout, target: str) -> tuple[Stage
             found = everything.find(source, stage.number)
             if found is not None:
                 waiting.append(found)
+            elif source == HOST:
+                raise file.wrong(instruction.line, "COPY --from=host: the machine's own files are not for a build to take")
             elif source.isdigit():
                 raise file.wrong(instruction.line, f"COPY --from={source}: there is no such stage before this one")
     return tuple(stage for stage in everything.stages if stage.number in wanted)

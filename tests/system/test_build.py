@@ -267,6 +267,21 @@ def test_a_build_that_is_told_to_stop_cleans_up_itself(context: Path) -> None:
     assert debris() == []
 
 
+def test_a_here_document_is_a_script_for_the_shell_or_for_the_program_it_names(context: Path) -> None:
+    text = "FROM busybox\nRUN <<A\necho $((1+1)) >/shell\nA\nUSER alice\nRUN <<A\n#!/bin/cat\nx $y\nA\nRUN cat <<'A' >/tmp/in\n$y\nA\n"
+    lines: list[bytes] = []
+
+    class Watch:
+        def step(self, number: int, total: int, text: str) -> None: ...
+        def done(self, cached: bool, seconds: float) -> None: ...
+        def line(self, line: bytes) -> None:
+            lines.append(line)
+
+    build(context, text, watch=Watch())
+    assert said("cat", "/shell", "/tmp/in") == "2\n$y\n"
+    assert lines == [b"#!/bin/cat\n", b"x $y\n"]
+
+
 def test_one_step_is_undone_by_a_later_layer_and_not_shipped_in_it(context: Path) -> None:
     build(context, "FROM busybox\nRUN mkdir /d && echo x >/d/f && echo y >/d/g\nRUN rm /d/f && rm -r /home && mkdir /home")
     assert said("sh", "-c", "ls /d /home") == "/d:\ng\n\n/home:\n"

@@ -248,16 +248,23 @@ def test_a_destination_means_what_docker_says(places: tuple[Path, Path, Path], w
     assert found(copy(*places, wanted, to)) == set(expected.split())
 
 
-def test_directories_of_the_image_keep_their_modes_and_new_ones_have_the_sources(places: tuple[Path, Path, Path]) -> None:
-    (places[0] / "d/e").chmod(0o750)
+def test_directories_of_the_image_keep_their_modes_and_copied_ones_have_the_sources(places: tuple[Path, Path, Path]) -> None:
+    for name in ("d", "d/e"):
+        (places[0] / name).chmod(0o750)
     made = copy(*places, "d", "/etc")
     assert [stat.S_IMODE((made / name).stat().st_mode) for name in ("etc", "etc/e")] == [0o711, 0o750]
 
 
+def test_a_destination_that_is_made_is_open_to_all_whatever_the_source_is(places: tuple[Path, Path, Path]) -> None:
+    (places[0] / "d").chmod(0o700)
+    made = copy(*places, "d", "/a/b")
+    assert [stat.S_IMODE((made / name).stat().st_mode) for name in ("a", "a/b")] == [0o755, 0o755]
+
+
 def test_chmod_and_times_are_as_wished(places: tuple[Path, Path, Path]) -> None:
     made = copy(*places, "d", "/n/x", wish=Wish(mode=0o604, now=7, latest=9))
-    assert [stat.S_IMODE((made / name).stat().st_mode) for name in ("n", "n/x", "n/x/g")] == [0o755, 0o604, 0o604]
-    assert [(made / name).stat().st_mtime for name in ("n", "n/x", "n/x/g")] == [7, 9, 9]
+    assert [stat.S_IMODE((made / name).stat().st_mode) for name in ("n", "n/x", "n/x/e", "n/x/g")] == [0o755, 0o755, 0o604, 0o604]
+    assert [(made / name).stat().st_mtime for name in ("n", "n/x", "n/x/g")] == [7, 7, 9]
 
 
 def test_special_bits_of_a_context_do_not_become_roots(places: tuple[Path, Path, Path]) -> None:
