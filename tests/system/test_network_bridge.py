@@ -13,7 +13,7 @@ from pathlib import Path
 
 import killing
 import pytest
-from harness import BUSYBOX, eventually
+from harness import BUSYBOX, HERE, eventually
 from place import INTERNET, OUTSIDE, Place, usable
 
 from pybox import dirs
@@ -29,6 +29,18 @@ for one in many:
     one.kill()
 for one in many:
     one.wait()
+"""
+
+
+LISTEN = """
+import socket
+place = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
+place.bind(("::", 5353))
+print("ready", flush=True)
+said = ""
+while said != "end":
+    said = place.recv(100).decode()
+    print(said, flush=True)
 """
 
 
@@ -173,6 +185,30 @@ def test_an_allow_list_refuses_everything_else(there: Place) -> None:
     script = f"timeout 5 wget -qO- http://{INTERNET}/; {script}"
     assert there.said("run", "--rm", "--allow-net", f"{INTERNET}:80", "busybox", "sh", "-c", script) == "hello"
     assert other.communicate()[0] == b"" and other.returncode == 0
+
+
+@pytest.mark.parametrize("rights", ["none", "NET_RAW,NET_ADMIN"])
+def test_nobody_speaks_for_a_neighbour_for_the_host_or_for_a_router(there: Place, rights: str) -> None:
+    """Not by IPV6_FREEBIND, ARP, router or neighbour advertisements, frames and packets of its own making: hostile.py."""
+    look = "wget -qO- http://{0}:1/; wget -qO- http://[{1}]:1/; sleep 1000"
+    (network,) = json.loads(there.said("network", "inspect", "pybox"))
+    gateways = (network["subnet"].replace(".0/20", ".1"), network["subnet6"].replace("/64", "1"))
+    there.said("run", "-d", "--name", "victim", "--network", "pybox", "busybox", "sh", "-c", look.format(*gateways))
+    victim = [there.said("inspect", "-f", f"network.addresses.pybox.{kind}", "victim") for kind in ("ip", "ip6")]
+    own = network["subnet"].replace(".0/20", ".99")
+    raw = [] if rights == "none" else [word for right in rights.split(",") for word in ("--cap-add", right)]
+    words = ("run", "--rm", "--network", "pybox", "--ip", own, *raw, "host", "/usr/bin/python3", f"{HERE}/hostile.py")
+    heard = subprocess.Popen(there._words(there.host, sys.executable, "-c", LISTEN), stdout=subprocess.PIPE, text=True)
+    try:
+        assert heard.stdout and heard.stdout.readline() == "ready\n"
+        there.said(*words, own, *gateways, *victim, *(["raw"] if raw else []))
+        assert heard.communicate(timeout=10)[0].splitlines() == ["hello", "end"]
+    finally:
+        heard.kill()
+        heard.wait()
+    seen = there.said("exec", "victim", "sh", "-c", "cat /proc/net/arp; ip -6 neigh; ip -6 route")
+    bridge = there.at(there.host, "ip", "-br", "link", "show", network["bridge"]).split()[2]
+    assert seen.count(bridge) == 2 and "default" not in seen, seen
 
 
 def test_a_name_that_is_allowed_is_known_inside(there: Place) -> None:
