@@ -53,6 +53,11 @@ def admit(one: Lease) -> None:
     _send([_message(_NEW, *element) for element in _elements(one)])
 
 
+def bar(one: Lease) -> None:
+    """Let nothing in that comes from a container's interface. Raises OSError."""
+    _send([_message(_NEW, *_elements(one)[0])])
+
+
 def dismiss(one: Lease) -> None:
     """Undo admit; also what was never done. Raises OSError."""
     try:

@@ -210,8 +210,8 @@ def _restore(dirs: Dirs, kernel: rtnl.Kernel) -> None:
         if kernel.link(network.bridge) is not None:
             firewall.add_network(network.bridge, network.subnet, network.subnet6, network.internal)
             for lease in pool.leases(dirs.state, name):
-                if '"fence"' not in read(f"{dirs.state}/{lease.identity}/journal"):
-                    members.admit(lease)
+                fenced = '"fence"' in read(f"{dirs.state}/{lease.identity}/journal")
+                (members.bar if fenced else members.admit)(lease)
     firewall.restore(pool.ports(dirs.state))
 
 

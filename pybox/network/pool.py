@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from pybox.network.networks import Network
 
 
+_NOBODYS = ("", "localhost", "ip6-localhost", "ip6-loopback")  # names that would lead its neighbours astray
+
+
 class Lease(Record):
     """A claimed place of a network."""
 
@@ -89,7 +92,7 @@ def lease(
     One looks from a place of the id's own on, so that many at once do not all try the same, and who is started again gets the
     one it had, most of the time.
     """
-    shown = tuple(dict.fromkeys(filter(None, names)))
+    shown = tuple(dict.fromkeys(name for name in names if name not in _NOBODYS))
 
     def attempt(one: Lease) -> str:
         words = (identity, f"{position}/{mac}".rstrip("/"), one.address, one.address6 or "-", *shown)

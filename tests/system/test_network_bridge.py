@@ -234,6 +234,18 @@ def test_a_user_namespace_can_have_a_network(there: Place) -> None:
     assert there.said(*words) == "hello"
 
 
+def test_a_system_container_has_its_address_its_names_and_its_name_servers_and_keeps_them(there: Place) -> None:
+    words = ("--network", "pybox", "--hostname", "sysbox", "--dns", "192.0.2.53", "busybox", "init")
+    there.said("run", "-d", "--system", "--name", "sys", *words)
+    address = there.said("inspect", "-f", "network.addresses.pybox.ip", "sys")
+    look = f"ip -o a show eth0; wget -qO- http://{INTERNET}/; cat /etc/resolv.conf /etc/hosts /etc/hostname"
+    first = there.said("exec", "sys", "sh", "-c", look)
+    assert f"inet {address}/20" in first and "hello" in first and "nameserver 192.0.2.53\n" in first
+    assert f"\n{address}\tsys sysbox " in first and first.endswith("sysbox")
+    there.said("restart", "-t", "0", "sys")
+    assert f"inet {address}/20" in there.said("exec", "sys", "sh", "-c", look)
+
+
 def test_a_rate_is_kept(there: Place) -> None:
     big = there.www / "big"
     big.write_bytes(bytes(500_000))
@@ -279,9 +291,18 @@ def test_what_is_in_the_way_is_said(there: Place) -> None:
         there.at(there.host, "sh", "-c", "echo 1 >/proc/sys/net/ipv4/ip_forward")
 
 
-def test_rules_that_somebody_flushed_come_back(there: Place) -> None:
+def test_rules_that_somebody_flushed_come_back_and_who_had_an_allow_list_is_cut_off(there: Place) -> None:
+    there.said("network", "create", "other")
+    web = ("-v", f"{there.www}:/www", "busybox", "httpd", "-f", "-h", "/www")
+    there.said("run", "-d", "--name", "web", "--network", "other", "-p", "8091:80", *web)
+    there.said("run", "-d", "--name", "fenced", "--allow-net", f"{INTERNET}:80", "busybox", "sleep", "1000")
     there.at(there.host, "nft", "flush ruleset")
     assert there.said("run", "--rm", "--network", "pybox", "busybox", "wget", "-qO-", f"http://{INTERNET}/") == "hello"
+    assert eventually(lambda: there.fetch("http://127.0.0.1:8091/") == "hello", 5)
+    assert there.said("exec", "web", "wget", "-qO-", f"http://{INTERNET}/") == "hello"
+    assert there.said("exec", "fenced", "sh", "-c", tries(INTERNET)) == ""
+    there.said("rm", "-f", "web", "fenced")
+    there.said("network", "rm", "other")
 
 
 def test_the_steps_of_a_network_are_explained(there: Place) -> None:

@@ -92,5 +92,9 @@ def test_a_lease_remembers_the_ethernet_address_that_was_asked_for(tmp_path: Pat
     assert given.ether == bytes((2, 0, 0, 0, 0, 7)) and own.ether[0] & 3 == 2  # one's own, and not a group's
 
 
+def test_nobody_is_called_localhost(tmp_path: Path) -> None:
+    assert pool.lease(str(tmp_path), NET, "0000000000aa", 0, ("web", "localhost", "", "web")).names == ("web",)
+
+
 def test_the_address_that_an_interface_gives_itself_is_known() -> None:
     assert members.link_local(bytes.fromhex("02149fca1535")) == "fe80::14:9fff:feca:1535"  # as Linux 6.18 did
