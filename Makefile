@@ -13,7 +13,7 @@ export VENV
 # A caller's wish for no .pyc files would make every start compile the whole program; PYTHONPATH could bring in another pybox.
 unexport PYTHONDONTWRITEBYTECODE PYTHONPATH PYTHONHOME
 
-.PHONY: help dev demo images test test-system test-v2 unit check format bench bench-explain bench-pull bench-living bench-jobs bench-executor docs install uninstall reference clean
+.PHONY: help dev demo images test test-system test-v2 unit check format bench bench-explain bench-pull bench-living bench-jobs bench-executor bench-network docs install uninstall reference clean
 
 help: ## this list
 	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 14
@@ -108,6 +108,10 @@ bench-explain: $(BIN)/pip packages-build ## measure what looking costs: a record
 	rm -rf build/bench
 	@$(MAKE) --no-print-directory install PREFIX=$(CURDIR)/build/bench
 	$(PYTHON) bench/explain.py --prefix build/bench $(BENCH)
+
+bench-network: $(BIN)/pip packages-build packages-bench packages-test ## measure what a network costs, against podman's bridge
+	@$(MAKE) --no-print-directory install PREFIX=$(CURDIR)/build/bench
+	$(PYTHON) bench/network.py --prefix build/bench $(BENCH)
 
 # --- documents ---------------------------------------------------------------------------------------------------------------
 

@@ -223,6 +223,11 @@ def release_address(path: str) -> None:
 
     folder, _, identity = path.rpartition("/")
     state, _, network = folder.rpartition("/net/")
+    for one in pool.leases(state, network):
+        if one.identity == identity:
+            from pybox.network import members
+
+            members.dismiss(one)
     if pool.release(folder, identity):
         names.refresh(state, (network,))
 

@@ -75,6 +75,8 @@ def _inspect(where: Dirs, words: list[str]) -> int:
     if not parsed.rest:
         raise SpecError("network inspect", "", "needs a name")
     trouble: list[Json] = list(networks.trouble())
+    if not networks.answers_at_localhost6():
+        trouble.append(f"br_netfilter keeps published ports from answering at ::1, not at 127.0.0.1: {networks.LOCALHOST6}")
     print(json.dumps([{**_describe(where, networks.load(where, name)), "in_the_way": trouble} for name in parsed.rest], indent=2))
     return 0
 

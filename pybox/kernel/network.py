@@ -41,7 +41,8 @@ def prepare(given: Inputs) -> Iterator[HostStep]:
     for network in on:
         yield BringUpBridge(given.dirs, network)
     for position, network in enumerate(on):
-        yield LeaseAddress(given.dirs, network, position, wanted if position == 0 else 0, (spec.hostname,))
+        first = position == 0
+        yield LeaseAddress(given.dirs, network, position, wanted if first else 0, (spec.hostname,), net.mac if first else "")
     out = next((position for position, network in enumerate(on) if not network.internal), 0)
     for position, network in enumerate(on):
         first = position == out
@@ -49,7 +50,6 @@ def prepare(given: Inputs) -> Iterator[HostStep]:
             given.dirs.state,
             network,
             position,
-            net.mac if position == 0 else "",
             way_out=first,
             way_out6=first and given.forwards6 and bool(network.subnet6),
         )
@@ -59,7 +59,7 @@ def prepare(given: Inputs) -> Iterator[HostStep]:
     if ports:
         yield PublishPorts(given.dirs, on[out], ports)
     if net.allow:
-        yield Fence(given.dirs, on, net.allow, net.mac)
+        yield Fence(given.dirs, on, net.allow)
     yield WriteHosts(given.dirs, tuple(network.name for network in on), on[0].at(1, 4), net.hosts)
 
 

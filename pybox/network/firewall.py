@@ -2,7 +2,8 @@
 
     table inet pybox      what is routed. The rules are fixed; what changes are elements of its sets and maps: a network adds its
                           bridge and subnets, a published port one element, a container with an allow-list one element and one chain
-    table bridge pybox    only for allow-lists: what a container says it is, and what goes to its neighbours, which is not routed
+    table bridge pybox    what is not routed: what a container says it is (members.py has the elements), and what it may send to
+                          its neighbours
 
 Other people's rules are never touched, and an "accept" here does not overrule a "drop" of theirs: nftables asks every table.
 """
@@ -10,6 +11,7 @@ Other people's rules are never touched, and an "accept" here does not overrule a
 from __future__ import annotations
 
 from pybox.network import nft, rtnl
+from pybox.network.members import link_local
 from pybox.network.pool import Claimed, Lease
 
 TYPE_CHECKING = False
@@ -66,36 +68,50 @@ add rule inet pybox crossing iifname @internal reject with icmpx type admin-proh
 add rule inet pybox crossing ct status dnat accept
 add rule inet pybox crossing oifname @bridges drop comment "nobody outside reaches what is not published, nor another network"
 add rule inet pybox to_host ct state established,related accept
+add rule inet pybox to_host icmpv6 type {{ nd-neighbor-solicit, nd-neighbor-advert }} accept comment "else no answer finds back"
 add rule inet pybox to_host ip saddr vmap @fenced
 add rule inet pybox to_host ip6 saddr vmap @fenced6
 """
 
 _BRIDGE = """
 add table bridge pybox
-add map bridge pybox says { type ifname : verdict; }
+add set bridge pybox links { type ifname; }
+add set bridge pybox who { type ifname . ether_addr . ipv4_addr; }
+add set bridge pybox who6 { type ifname . ether_addr . ipv6_addr; }
+add set bridge pybox claims { typeof iifname . ether saddr . @nh,384,128; }
 add map bridge pybox sends { type ifname : verdict; }
 add chain bridge pybox entering { type filter hook prerouting priority -300; policy accept; }
 add chain bridge pybox crossing { type filter hook forward priority 0; policy accept; }
 flush chain bridge pybox entering
 flush chain bridge pybox crossing
-add rule bridge pybox entering iifname vmap @says
+add rule bridge pybox entering iifname != @links accept
+add rule bridge pybox entering icmpv6 type { nd-router-advert, nd-redirect } drop comment "a container is no router (CVE-2020-10749)"
+add rule bridge pybox entering icmpv6 type nd-neighbor-advert iifname . ether saddr . @nh,384,128 != @claims drop
+add rule bridge pybox entering iifname . ether saddr . arp saddr ip @who accept
+add rule bridge pybox entering iifname . ether saddr . ip saddr @who accept
+add rule bridge pybox entering iifname . ether saddr . ip6 saddr @who6 accept
+add rule bridge pybox entering drop
 add rule bridge pybox crossing iifname vmap @sends
 """
 
 
-def is_there(family: int = 1) -> bool:
-    """Return whether the table is: somebody's `nft flush ruleset` takes it away. One message to the kernel; 1 inet, 7 bridge."""
-    message = rtnl.Message(0x0A01, 0, bytes((family, 0, 0, 0)) + rtnl.attribute(1, b"pybox\0"))  # NFT_MSG_GETTABLE, inet
+def is_there() -> bool:
+    """Return whether both tables are: somebody's `nft flush ruleset` takes them away. Two messages to the kernel."""
+    table = rtnl.attribute(1, b"pybox\0")
+    questions = (
+        rtnl.Message(0x0A01, 0, bytes((1, 0, 0, 0)) + table),  # NFT_MSG_GETTABLE, NFPROTO_INET
+        rtnl.Message(0x0A0A, 0, bytes((7, 0, 0, 0)) + table + rtnl.attribute(2, b"who\0")),  # NFT_MSG_GETSET, NFPROTO_BRIDGE
+    )
     with rtnl.Kernel(protocol=12) as kernel:  # NETLINK_NETFILTER
         try:
-            return kernel.one(message) is not None
+            return all(kernel.one(question) is not None for question in questions)
         except OSError:
             return False
 
 
 def add_network(bridge: str, subnet: str, subnet6: str, internal: bool) -> None:
     """Let a network through; the fixed rules are written with it. Raises NftError."""
-    script = _BASE + f'add element inet pybox bridges {{ "{bridge}" }}\n'
+    script = _BASE + _BRIDGE + f'add element inet pybox bridges {{ "{bridge}" }}\n'
     script += f'add element inet pybox neighbours {{ "{bridge}" . "{bridge}" }}\n'
     if internal:
         script += f'add element inet pybox internal {{ "{bridge}" }}\n'
@@ -139,6 +155,12 @@ def publish(ports: list[Claimed]) -> None:
     nft.run("".join(f"create element inet pybox {element}\n" for port in ports for element in _elements(port)))
 
 
+def restore(ports: list[Claimed]) -> None:
+    """Publish what is published already, as far as the rules have forgotten it. Raises NftError."""
+    if ports and is_there():
+        nft.run("".join(f"add element inet pybox {element}\n" for port in ports for element in _elements(port)))
+
+
 def withdraw(ports: list[Claimed]) -> None:
     """Undo publish; also what was never done. Raises NftError."""
     if ports and is_there():
@@ -156,36 +178,29 @@ def _destinations(allowed: list[tuple[Allowed, tuple[str, ...]]], verdict: str) 
     return found
 
 
-def _bridge_table() -> list[str]:
-    return [] if is_there(7) else [_BRIDGE]  # writing rules anew waits for who is just in the old ones
+def _fenced(identity: str, one: Lease) -> list[str]:
+    """Return the elements that send what comes from a container through its allow-list."""
+    found = [
+        f'bridge pybox sends {{ "{one.link}" : jump sends-{identity} }}',
+        f"inet pybox fenced {{ {one.address} : jump fence-{identity} }}",
+    ]
+    own6 = (one.address6, link_local(one.ether)) if one.address6 else ()
+    return found + [f"inet pybox fenced6 {{ {address} : jump fence-{identity} }}" for address in own6]
 
 
-def fence(identity: str, lines: list[tuple[str, str, str, str]], allowed: list[tuple[Allowed, tuple[str, ...]]]) -> None:
+def fence(identity: str, leases: list[Lease], allowed: list[tuple[Allowed, tuple[str, ...]]]) -> None:
     """Let a container reach what is allowed, and nothing else: not the host, not its neighbours. Raises NftError.
 
-    It can't get round it by calling itself something else: what leaves its interface must have the addresses that it was given.
-    ``lines`` are its (interface of the host, Ethernet address, IPv4, IPv6).
+    It can't get round it by calling itself something else: see members.py.
     """
     inet, bridge = f"inet pybox fence-{identity}", f"bridge pybox sends-{identity}"
-    script = [*_bridge_table(), f"add chain {inet}", f"add chain {bridge}"]
+    script = [f"add chain {inet}", f"add chain {bridge}"]
     script += [f"add rule {inet} {rule}" for rule in _destinations(allowed, "accept")]
     script.append(f"add rule {inet} reject with icmpx type admin-prohibited")
     script.append(f"add rule {bridge} ether type arp accept")
     script += [f"add rule {bridge} {rule}" for rule in _destinations(allowed, "accept")]
     script += [f"add rule {bridge} icmpv6 type {{ nd-neighbor-solicit, nd-neighbor-advert }} accept", f"add rule {bridge} drop"]
-    for number, (link, mac, address, address6) in enumerate(lines):
-        says = f"bridge pybox says-{identity}{number}"
-        rules = [f"ether saddr != {mac} drop", f"ether type arp arp saddr ip {address} accept", f"ip saddr {address} accept"]
-        if address6:
-            rules += [f"ip6 saddr {address6} accept", "icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert } accept"]
-        script += [f"add chain {says}", *(f"add rule {says} {rule}" for rule in (*rules, "drop"))]
-        script += [
-            f'add element bridge pybox says {{ "{link}" : jump says-{identity}{number} }}',
-            f'add element bridge pybox sends {{ "{link}" : jump sends-{identity} }}',
-            f"add element inet pybox fenced {{ {address} : jump fence-{identity} }}",
-        ]
-        if address6:
-            script.append(f"add element inet pybox fenced6 {{ {address6} : jump fence-{identity} }}")
+    script += [f"add element {element}" for one in leases for element in _fenced(identity, one)]
     nft.run("\n".join(script) + "\n")
 
 
@@ -194,18 +209,10 @@ def tear_down(identity: str, leases: list[Lease]) -> None:
     if not is_there() or not leases:
         return
     inet, bridge = f"inet pybox fence-{identity}", f"bridge pybox sends-{identity}"
-    script = [*_bridge_table(), f"add chain {inet}", f"add chain {bridge}"]
-    chains = [inet, bridge]
-    for one in leases:
-        says = f"bridge pybox says-{identity}{one.position}"
-        script.append(f"add chain {says}")
-        chains.append(says)
-        elements = [f'bridge pybox says {{ "{one.link}" : jump says-{identity}{one.position} }}']
-        elements += [f'bridge pybox sends {{ "{one.link}" : jump sends-{identity} }}']
-        elements += [f"inet pybox fenced {{ {one.address} : jump fence-{identity} }}"]
-        elements += [f"inet pybox fenced6 {{ {one.address6} : jump fence-{identity} }}"] if one.address6 else []
-        script += [f"{verb} element {element}" for element in elements for verb in ("add", "delete")]
-    script += [f"{verb} chain {chain}" for verb in ("flush", "delete") for chain in chains]
+    script = [f"add chain {inet}", f"add chain {bridge}"]
+    elements = [element for one in leases for element in _fenced(identity, one)]
+    script += [f"{verb} element {element}" for element in elements for verb in ("add", "delete")]
+    script += [f"{verb} chain {chain}" for verb in ("flush", "delete") for chain in (inet, bridge)]
     nft.run("\n".join(script) + "\n")
 
 

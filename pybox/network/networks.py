@@ -18,7 +18,7 @@ from pybox.dirs import Dirs, ensure
 from pybox.errors import PyboxError, SpecError, StateError
 from pybox.host import read
 from pybox.netspec import check_name, family, number, parse_subnet, text
-from pybox.network import firewall, pool, rtnl
+from pybox.network import firewall, members, pool, rtnl
 from pybox.record import Record
 from pybox.specjson import to_json
 
@@ -195,7 +195,24 @@ def bring_up(dirs: Dirs, network: Network) -> int:
         if link is not None and link.up and firewall.is_there():
             return link.index
         with Locked(dirs):
+            if not firewall.is_there():
+                _restore(dirs, kernel)
             return _bring_up(kernel, network)
+
+
+def _restore(dirs: Dirs, kernel: rtnl.Kernel) -> None:
+    """Write the rules anew for all who run, after somebody's `nft flush ruleset`.
+
+    Whoever had an allow-list is left out, and so cut off: what was in it nobody remembers.
+    """
+    for name in names(dirs):
+        network = _parse(read(f"{folder(dirs)}/{name}"), name)
+        if kernel.link(network.bridge) is not None:
+            firewall.add_network(network.bridge, network.subnet, network.subnet6, network.internal)
+            for lease in pool.leases(dirs.state, name):
+                fenced = '"fence"' in read(f"{dirs.state}/{lease.identity}/journal")
+                (members.bar if fenced else members.admit)(lease)
+    firewall.restore(pool.ports(dirs.state))
 
 
 def _bring_up(kernel: rtnl.Kernel, network: Network) -> int:
@@ -278,6 +295,4 @@ def trouble(thorough: bool = True) -> list[str]:
         found.append("this host forwards nothing, so containers reach it and each other only: sysctl -w net.ipv4.ip_forward=1")
     if thorough:
         found += firewall.in_the_way()
-        if not answers_at_localhost6():
-            found.append(f"br_netfilter keeps published ports from answering at ::1, not at 127.0.0.1: {LOCALHOST6}")
     return found

@@ -1,6 +1,6 @@
 """Who has which address and which port of the host. Each is a symlink, so claiming one is one atomic system call, and no lock.
 
-    <state>/net/NAME/PLACE           -> ID POSITION IPV4 IPV6|- NAME...    an address of the network, for eth<POSITION>
+    <state>/net/NAME/PLACE           -> ID POSITION[/MAC] IPV4 IPV6|- NAME...    an address of the network, for eth<POSITION>
     <state>/ports/tcp,0.0.0.0,8080   -> ID IPV4 80 [IPV6]                  a port of the host, and where it leads
 
 What a killed pybox has claimed, its journal knows (the verbs ``lease`` and ``ports`` of undo.py): whoever undoes it looks for the id.
@@ -12,6 +12,7 @@ import os
 
 from pybox.dirs import ensure
 from pybox.errors import StateError
+from pybox.netspec import parse_mac
 from pybox.record import Record
 
 TYPE_CHECKING = False
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from pybox.network.networks import Network
+
+
+_NOBODYS = ("", "localhost", "ip6-localhost", "ip6-loopback")  # names that would lead its neighbours astray
 
 
 class Lease(Record):
@@ -31,11 +35,17 @@ class Lease(Record):
     address: str
     address6: str  # "" none
     names: tuple[str, ...]
+    mac: str = ""  # that was asked for
 
     @property
     def link(self) -> str:
         """The host's name for the container's interface."""
         return link_name(self.identity, self.position)
+
+    @property
+    def ether(self) -> bytes:
+        """The Ethernet address of the container's interface."""
+        return parse_mac(self.mac) if self.mac else bytes((2 | self.position << 2, *bytes.fromhex(self.identity)[1:]))
 
 
 class Claimed(Record):
@@ -74,29 +84,35 @@ def link_name(identity: str, position: int) -> str:
     return f"pb{identity}{position}"
 
 
-def lease(state: str, network: Network, identity: str, position: int, names: tuple[str, ...], wanted: int = 0) -> int:
-    """Claim a place of a network, or the one that is wanted; returns it. Raises StateError when there is none.
+def lease(
+    state: str, network: Network, identity: str, position: int, names: tuple[str, ...], wanted: int = 0, mac: str = ""
+) -> Lease:
+    """Claim a place of a network, or the one that is wanted. Raises StateError when there is none.
 
     One looks from a place of the id's own on, so that many at once do not all try the same, and who is started again gets the
     one it had, most of the time.
     """
-    shown = tuple(dict.fromkeys(filter(None, names)))
+    shown = tuple(dict.fromkeys(name for name in names if name not in _NOBODYS))
 
-    def attempt(place: int) -> str:
-        both = (network.at(place, 4), network.at(place, 6) if network.subnet6 else "-")
-        return claim(f"{state}/net/{network.name}/{place}", " ".join((identity, str(position), *both, *shown)))
+    def attempt(one: Lease) -> str:
+        words = (identity, f"{position}/{mac}".rstrip("/"), one.address, one.address6 or "-", *shown)
+        return claim(f"{state}/net/{network.name}/{one.place}", " ".join(words))
+
+    def at(place: int) -> Lease:
+        address6 = network.at(place, 6) if network.subnet6 else ""
+        return Lease(network.name, place, identity, position, network.at(place, 4), address6, shown, mac)
 
     if wanted:
-        other = attempt(wanted)
+        other = attempt(at(wanted))
         if other:
             raise StateError(f"the address is taken by container {other.split(' ')[0]}", "leave --ip out, or choose another")
-        return wanted
+        return at(wanted)
     count = network.places - 1
     start = int(identity, 16) % count
     for step in range(count):
         place = 2 + (start + step) % count
-        if not attempt(place):
-            return place
+        if not attempt(at(place)):
+            return at(place)
     raise StateError(f"all {count} addresses of the network {network.name} are taken", "pybox network create another one")
 
 
@@ -114,10 +130,10 @@ def _links(path: str) -> Iterator[tuple[str, list[str]]]:
 
 def leases(state: str, network: str) -> list[Lease]:
     """Return all claimed places of a network, in order."""
-    found = [
-        Lease(network, int(name), words[0], int(words[1]), words[2], words[3].strip("-"), tuple(words[4:]))
-        for name, words in _links(f"{state}/net/{network}")
-    ]
+    found = []
+    for name, words in _links(f"{state}/net/{network}"):
+        position, _, mac = words[1].partition("/")
+        found.append(Lease(network, int(name), words[0], int(position), words[2], words[3].strip("-"), tuple(words[4:]), mac))
     return sorted(found, key=lambda one: one.place)
 
 

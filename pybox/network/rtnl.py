@@ -130,6 +130,19 @@ class Kernel:
         if failed:
             raise _error(failed)
 
+    def ask_all(self, begin: Message, messages: list[Message], end: Message) -> None:
+        """Have all of them done, or none: a batch of nfnetlink. Raises OSError."""
+        packed = _packed(begin, 0, 0) + b"".join(_packed(one, number, _ACK) for number, one in enumerate(messages, 1))
+        self._socket.sendto(packed + _packed(end, 0, 0), (0, 0))
+        answers, failed = 0, 0
+        while answers < len(messages) and not failed:
+            for kind, body in _messages(self._socket.recv(1 << 16)):
+                if kind == 2:
+                    answers += 1
+                    failed = failed or -unpack_from("=i", body)[0]
+        if failed:
+            raise _error(failed)
+
     def link(self, name: str) -> Link | None:
         """Return an interface, None if there is none of that name."""
         body = self.one(Message(_GETLINK, 0, _link_body() + _name(name)))

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from typing import ClassVar
 
     from pybox.native import Table
+    from pybox.network.pool import Lease
     from pybox.seen import Seen
 
 
@@ -55,7 +56,7 @@ class Desk:
     def __init__(self, identity: str, reuse: dict[str, int], name: str = "") -> None:
         self.identity = identity
         self.name = name  # the container's, "" none
-        self.places: dict[str, int] = {}  # its addresses, by network (network/pool.py)
+        self.leases: dict[str, Lease] = {}  # its addresses, by network
         self.hosts: list[tuple[str, str]] = []  # (name, address) that its hosts file is to have
         self.fds: dict[str, int] = {}
         self.reuse = reuse

@@ -11,10 +11,10 @@ import os
 from pybox import native
 from pybox.dirs import Dirs
 from pybox.errors import PyboxError, SpecError, StateError
-from pybox.netspec import Port, family, number, parse_allowed, parse_host, parse_mac
-from pybox.network import networks, pool, rtnl
+from pybox.netspec import Port, family, number, parse_allowed, parse_host
+from pybox.network import members, networks, pool, rtnl
 from pybox.network.networks import Network
-from pybox.network.pool import link_name
+from pybox.network.pool import Lease, link_name
 from pybox.steps.base import Desk, HostStep
 
 TYPE_CHECKING = False
@@ -23,11 +23,6 @@ if TYPE_CHECKING:
 
     from pybox.netspec import Allowed
     from pybox.seen import Seen
-
-
-def mac_of(identity: str, position: int) -> bytes:
-    """Return the Ethernet address that goes with an id: locally administered, the same at each start."""
-    return bytes((2 | position << 2, *bytes.fromhex(identity)[1:]))
 
 
 class BringUpBridge(HostStep):
@@ -72,6 +67,7 @@ class LeaseAddress(HostStep):
     position: int
     wanted: int = 0  # a place of the network; 0 any
     names: tuple[str, ...] = ()
+    mac: str = ""
 
     def describe(self) -> str:
         one = self.network.at(self.wanted, 4) if self.wanted else f"an address of {self.network.subnet}"
@@ -88,8 +84,8 @@ class LeaseAddress(HostStep):
 
     def apply(self, desk: Desk) -> None:
         names = (desk.name, *self.names)
-        place = pool.lease(self.dirs.state, self.network, desk.identity, self.position, names, self.wanted)
-        desk.places[self.network.name] = place
+        found = pool.lease(self.dirs.state, self.network, desk.identity, self.position, names, self.wanted, self.mac)
+        desk.leases[self.network.name] = found
 
     def check(self, seen: Seen) -> bool:
         return seen.identity in pool.holders(self.dirs.state, self.network.name)
@@ -99,7 +95,8 @@ class PlugIn(HostStep):
     """Make a pair of interfaces, one on the bridge and one born inside the container's network namespace, with its addresses.
 
     What goes into one comes out of the other: veth(4). The pair goes when the namespace does; the journal has it all the same,
-    for the moments before and after.
+    for the moments before and after. What comes out of it must have the addresses that it was given: a container can't speak for
+    another, whatever it may do inside.
     """
 
     call: ClassVar[str] = "sendto"
@@ -107,7 +104,6 @@ class PlugIn(HostStep):
     state: str
     network: Network
     position: int
-    mac: str = ""
     way_out: bool = True  # its default route leads here
     way_out6: bool = False
 
@@ -118,6 +114,7 @@ class PlugIn(HostStep):
         inside = f'{{IFLA_IFNAME="eth{self.position}", IFLA_NET_NS_FD=<netns>}}'
         ours = f'IFLA_IFNAME="{link_name("CONTAINER-ID", self.position)}", IFLA_MASTER={self.network.bridge}'
         return (
+            'sendto(<netfilter>, NFT_MSG_NEWSETELEM {NFTA_SET_ELEM_LIST_SET="who", ...})',
             f"sendto(<netlink>, RTM_NEWLINK {{{ours}, veth, VETH_INFO_PEER={inside}}})",
             f"sendto(<netlink inside>, RTM_NEWADDR {{IFA_LOCAL=PLACE of {self.network.subnet}}}, RTM_NEWROUTE ...)",
         )
@@ -126,28 +123,28 @@ class PlugIn(HostStep):
         return (("link", f"{self.state}/CONTAINER-ID/link/{self.position}"),)
 
     def apply(self, desk: Desk) -> None:
-        network, place = self.network, desk.places[self.network.name]
+        network, lease = self.network, desk.leases[self.network.name]
         netns, name = desk.fds["netns"], f"eth{self.position}"
-        mac = parse_mac(self.mac) if self.mac else mac_of(desk.identity, self.position)
+        members.admit(lease)
         with rtnl.Kernel() as kernel:
             link = kernel.link(network.bridge)
             if link is None:
                 raise StateError(f"the bridge {network.bridge} is gone", "try again")
-            kernel.ask(rtnl.veth(link_name(desk.identity, self.position), link.index, mac, name, netns))
+            kernel.ask(rtnl.veth(lease.link, link.index, lease.ether, name, netns))
         with rtnl.Kernel(native.netlink_in(netns)) as kernel:
             inside = kernel.link(name)
             assert inside is not None
-            kernel.ask(*self._addresses(inside.index, place))
+            kernel.ask(*self._addresses(inside.index, lease))
 
-    def _addresses(self, index: int, place: int) -> list[rtnl.Message]:
+    def _addresses(self, index: int, lease: Lease) -> list[rtnl.Message]:
         network = self.network
         asked = [
             rtnl.put_up(1),
             rtnl.put_up(index),
-            rtnl.address(index, number(network.at(place, 4)).to_bytes(4), network.prefix),
+            rtnl.address(index, number(lease.address).to_bytes(4), network.prefix),
         ]
-        if network.subnet6:
-            asked.append(rtnl.address(index, number(network.at(place, 6)).to_bytes(16), 64))
+        if lease.address6:
+            asked.append(rtnl.address(index, number(lease.address6).to_bytes(16), 64))
         if self.way_out:
             asked.append(rtnl.default_route(index, number(network.at(1, 4)).to_bytes(4)))
         if self.way_out6:
@@ -184,9 +181,8 @@ class PublishPorts(HostStep):
     def apply(self, desk: Desk) -> None:
         from pybox.network import firewall, publishing
 
-        place = desk.places[self.network.name]
-        to6 = self.network.at(place, 6) if self.network.subnet6 else ""
-        claimed = publishing.claim(self.dirs.state, desk.identity, self.ports, self.network.at(place, 4), to6)
+        lease = desk.leases[self.network.name]
+        claimed = publishing.claim(self.dirs.state, desk.identity, self.ports, lease.address, lease.address6)
         firewall.publish(claimed)
 
     def check(self, seen: Seen) -> bool:
@@ -205,7 +201,6 @@ class Fence(HostStep):
     dirs: Dirs
     networks: tuple[Network, ...]
     allowed: tuple[str, ...]
-    mac: str = ""
 
     def describe(self) -> str:
         return f"let it reach {', '.join(self.allowed)} and nothing else"
@@ -220,13 +215,8 @@ class Fence(HostStep):
     def apply(self, desk: Desk) -> None:
         from pybox.network import firewall
 
-        lines = []
-        for position, network in enumerate(self.networks):
-            place = desk.places[network.name]
-            mac = self.mac if self.mac and position == 0 else mac_of(desk.identity, position).hex(":")
-            to6 = network.at(place, 6) if network.subnet6 else ""
-            lines.append((link_name(desk.identity, position), mac, network.at(place, 4), to6))
-        firewall.fence(desk.identity, lines, [self._resolved(desk, one) for word in self.allowed for one in parse_allowed(word)])
+        leases = [desk.leases[network.name] for network in self.networks]
+        firewall.fence(desk.identity, leases, [self._resolved(desk, one) for word in self.allowed for one in parse_allowed(word)])
 
     def _resolved(self, desk: Desk, one: Allowed) -> tuple[Allowed, tuple[str, ...]]:
         if "/" in one.host or family(one.host):

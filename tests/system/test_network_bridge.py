@@ -13,7 +13,7 @@ from pathlib import Path
 
 import killing
 import pytest
-from harness import BUSYBOX, eventually
+from harness import BUSYBOX, HERE, eventually
 from place import INTERNET, OUTSIDE, Place, usable
 
 from pybox import dirs
@@ -29,6 +29,18 @@ for one in many:
     one.kill()
 for one in many:
     one.wait()
+"""
+
+
+LISTEN = """
+import socket
+place = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
+place.bind(("::", 5353))
+print("ready", flush=True)
+said = ""
+while said != "end":
+    said = place.recv(100).decode()
+    print(said, flush=True)
 """
 
 
@@ -175,6 +187,30 @@ def test_an_allow_list_refuses_everything_else(there: Place) -> None:
     assert other.communicate()[0] == b"" and other.returncode == 0
 
 
+@pytest.mark.parametrize("rights", ["none", "NET_RAW,NET_ADMIN"])
+def test_nobody_speaks_for_a_neighbour_for_the_host_or_for_a_router(there: Place, rights: str) -> None:
+    """Not by IPV6_FREEBIND, ARP, router or neighbour advertisements, frames and packets of its own making: hostile.py."""
+    look = "wget -qO- http://{0}:1/; wget -qO- http://[{1}]:1/; sleep 1000"
+    (network,) = json.loads(there.said("network", "inspect", "pybox"))
+    gateways = (network["subnet"].replace(".0/20", ".1"), network["subnet6"].replace("/64", "1"))
+    there.said("run", "-d", "--name", "victim", "--network", "pybox", "busybox", "sh", "-c", look.format(*gateways))
+    victim = [there.said("inspect", "-f", f"network.addresses.pybox.{kind}", "victim") for kind in ("ip", "ip6")]
+    own = network["subnet"].replace(".0/20", ".99")
+    raw = [] if rights == "none" else [word for right in rights.split(",") for word in ("--cap-add", right)]
+    words = ("run", "--rm", "--network", "pybox", "--ip", own, *raw, "host", "/usr/bin/python3", f"{HERE}/hostile.py")
+    heard = subprocess.Popen(there._words(there.host, sys.executable, "-c", LISTEN), stdout=subprocess.PIPE, text=True)
+    try:
+        assert heard.stdout and heard.stdout.readline() == "ready\n"
+        there.said(*words, own, *gateways, *victim, *(["raw"] if raw else []))
+        assert heard.communicate(timeout=10)[0].splitlines() == ["hello", "end"]
+    finally:
+        heard.kill()
+        heard.wait()
+    seen = there.said("exec", "victim", "sh", "-c", "cat /proc/net/arp; ip -6 neigh; ip -6 route")
+    bridge = there.at(there.host, "ip", "-br", "link", "show", network["bridge"]).split()[2]
+    assert seen.count(bridge) == 2 and "default" not in seen, seen
+
+
 def test_a_name_that_is_allowed_is_known_inside(there: Place) -> None:
     done = there.said("run", "--rm", "--allow-net", "localhost:80", "busybox", "cat", "/etc/hosts")
     assert done.count("127.0.0.1\tlocalhost") == 2
@@ -196,6 +232,18 @@ def test_what_was_asked_for_is_there(there: Place) -> None:
 def test_a_user_namespace_can_have_a_network(there: Place) -> None:
     words = ("run", "--rm", "--userns", "--network", "pybox", "busybox", "wget", "-qO-", f"http://{INTERNET}/")
     assert there.said(*words) == "hello"
+
+
+def test_a_system_container_has_its_address_its_names_and_its_name_servers_and_keeps_them(there: Place) -> None:
+    words = ("--network", "pybox", "--hostname", "sysbox", "--dns", "192.0.2.53", "busybox", "init")
+    there.said("run", "-d", "--system", "--name", "sys", *words)
+    address = there.said("inspect", "-f", "network.addresses.pybox.ip", "sys")
+    look = f"ip -o a show eth0; wget -qO- http://{INTERNET}/; cat /etc/resolv.conf /etc/hosts /etc/hostname"
+    first = there.said("exec", "sys", "sh", "-c", look)
+    assert f"inet {address}/20" in first and "hello" in first and "nameserver 192.0.2.53\n" in first
+    assert f"\n{address}\tsys sysbox " in first and first.endswith("sysbox")
+    there.said("restart", "-t", "0", "sys")
+    assert f"inet {address}/20" in there.said("exec", "sys", "sh", "-c", look)
 
 
 def test_a_rate_is_kept(there: Place) -> None:
@@ -243,9 +291,18 @@ def test_what_is_in_the_way_is_said(there: Place) -> None:
         there.at(there.host, "sh", "-c", "echo 1 >/proc/sys/net/ipv4/ip_forward")
 
 
-def test_rules_that_somebody_flushed_come_back(there: Place) -> None:
+def test_rules_that_somebody_flushed_come_back_and_who_had_an_allow_list_is_cut_off(there: Place) -> None:
+    there.said("network", "create", "other")
+    web = ("-v", f"{there.www}:/www", "busybox", "httpd", "-f", "-h", "/www")
+    there.said("run", "-d", "--name", "web", "--network", "other", "-p", "8091:80", *web)
+    there.said("run", "-d", "--name", "fenced", "--allow-net", f"{INTERNET}:80", "busybox", "sleep", "1000")
     there.at(there.host, "nft", "flush ruleset")
     assert there.said("run", "--rm", "--network", "pybox", "busybox", "wget", "-qO-", f"http://{INTERNET}/") == "hello"
+    assert eventually(lambda: there.fetch("http://127.0.0.1:8091/") == "hello", 5)
+    assert there.said("exec", "web", "wget", "-qO-", f"http://{INTERNET}/") == "hello"
+    assert there.said("exec", "fenced", "sh", "-c", tries(INTERNET)) == ""
+    there.said("rm", "-f", "web", "fenced")
+    there.said("network", "rm", "other")
 
 
 def test_the_steps_of_a_network_are_explained(there: Place) -> None:

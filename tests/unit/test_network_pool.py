@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from pybox.errors import SpecError, StateError
-from pybox.network import names, pool, rtnl
+from pybox.network import members, names, pool, rtnl
 from pybox.network.networks import Network, _free, _overlap
 
 NET = Network("n", "pb-n-0", "10.9.0.0/24", "fd00:9::/64")
@@ -17,7 +17,7 @@ NET = Network("n", "pb-n-0", "10.9.0.0/24", "fd00:9::/64")
 
 def test_fifty_at_once_get_fifty_addresses(tmp_path: Path) -> None:
     with ThreadPoolExecutor(50) as threads:
-        places = list(threads.map(lambda n: pool.lease(str(tmp_path), NET, f"{n % 3:012x}", 0, ()), range(50)))
+        places = list(threads.map(lambda n: pool.lease(str(tmp_path), NET, f"{n % 3:012x}", 0, ()).place, range(50)))
     assert len(set(places)) == 50 and min(places) >= 2 and max(places) <= 254
 
 
@@ -83,3 +83,18 @@ def test_messages_are_what_pyroute2_makes_of_them() -> None:
     assert seen.get_attr("IFLA_IFNAME") == "pb0" and seen.get_attr("IFLA_MASTER") == 7 and seen["flags"] & 1
     peer = seen.get_attr("IFLA_LINKINFO").get_attr("IFLA_INFO_DATA").get_attr("VETH_INFO_PEER")
     assert peer.get_attr("IFLA_IFNAME") == "eth0" and peer.get_attr("IFLA_NET_NS_FD") == 5
+
+
+def test_a_lease_remembers_the_ethernet_address_that_was_asked_for(tmp_path: Path) -> None:
+    given = pool.lease(str(tmp_path), NET, "0000000000aa", 0, ("web",), mac="02:00:00:00:00:07")
+    own = pool.lease(str(tmp_path), NET, "0000000000bb", 1, ())
+    assert {one.identity: one for one in pool.leases(str(tmp_path), "n")} == {given.identity: given, own.identity: own}
+    assert given.ether == bytes((2, 0, 0, 0, 0, 7)) and own.ether[0] & 3 == 2  # one's own, and not a group's
+
+
+def test_nobody_is_called_localhost(tmp_path: Path) -> None:
+    assert pool.lease(str(tmp_path), NET, "0000000000aa", 0, ("web", "localhost", "", "web")).names == ("web",)
+
+
+def test_the_address_that_an_interface_gives_itself_is_known() -> None:
+    assert members.link_local(bytes.fromhex("02149fca1535")) == "fe80::14:9fff:feca:1535"  # as Linux 6.18 did
