@@ -147,8 +147,8 @@ def test_a_full_disk_hurts_nothing_but_the_log(store: dirs.Dirs, tree: Path, tmp
     env = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1", "TREE": str(tree), "CONTROL": f"{tmp_path}/control"}
     done = subprocess.run(["unshare", "-m", "sh", "-c", script], env=env, capture_output=True, text=True, timeout=TIMEOUT)
     assert done.returncode == 0 and done.stderr == "", done
-    errors = [line for line in done.stdout.splitlines() if line.startswith("pybox: ")]
-    lines = [line for line in done.stdout.splitlines() if line not in errors]
+    errors = [line for line in done.stdout.splitlines() if line.startswith("pybox: error: ")]
+    lines = [line for line in done.stdout.splitlines() if not line.startswith("pybox: ")]
     assert len(errors) == (1 if place == "store" else 2) and all("No space left on device" in line for line in errors)
     if place == "state":
         assert lines == ["0"]
