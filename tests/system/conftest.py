@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from harness import BUSYBOX, LIBC, Images, differences, make_tree, snapshot
+from harness import BUSYBOX, LIBC, Images, differences, make_tree, reap_orphans, snapshot
 
 import pybox
 from pybox import dirs, native
@@ -77,10 +77,11 @@ def image(store: dirs.Dirs, tree: Path, work: Path) -> Images:
 def host_unchanged(store: dirs.Dirs) -> Iterator[None]:
     """Mounts, control groups, links, children, fds, state and writable layers are after a test what they were before."""
     native.forget_networks()  # what this process keeps for its next run
+    reap_orphans()  # of a container that several tests shared, the last of which was before this one
     before = snapshot()
     yield
     native.forget_networks()
-    # what was killed needs a moment to be gone; on a shared machine, so do other people's containers
+    # what was killed needs a moment to be gone
     limit = time.monotonic() + 20
     while (found := differences(before)) and time.monotonic() < limit:
         time.sleep(0.05)

@@ -33,7 +33,8 @@ PURE_V2 = CGROUPS.pure
 CONTROLLERS = CGROUPS.controllers if PURE_V2 else frozenset(name for name, _ in CGROUPS.v1)  # that limits can use here
 TIMEOUT = 600 if PURE_V2 else 60  # seconds; User Mode Linux is slow
 HERE = Path(__file__).resolve().parent
-PYBOX = (sys.executable, "-m", "pybox")
+# -B: what Python is told by its environment it does not hear in isolation
+PYBOX = (sys.executable, "-ISB" if sys.dont_write_bytecode else "-IS", str(HERE / "command.py"))
 DEFAULT_CAPS = 0x800405FB  # podman's eleven, see pybox/kernel/credentials.py
 LIBC = ctypes.CDLL(None, use_errno=True)
 
@@ -182,22 +183,44 @@ class Images:
 
 def children() -> dict[int, str]:
     """Return our children and their states; "Z" is a zombie."""
+    try:
+        os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except ChildProcessError:
+        return {}  # which is so most of the time, and looking at all processes takes milliseconds
     found, me = {}, str(os.getpid())
     for name in os.listdir("/proc"):
         if name.isdigit():
             try:
-                fields = Path(f"/proc/{name}/stat").read_text().rpartition(")")[2].split()
+                state, parent = state_and_parent(name)
             except OSError:
                 continue
-            if fields[1] == me:
-                found[int(name)] = fields[0]
+            if parent == me:
+                found[int(name)] = state
     return found
 
 
+def state_and_parent(pid: str) -> list[str]:
+    """Return what proc_pid_stat(5) calls the state and the parent of a process; raises OSError when there is none."""
+    with open(f"/proc/{pid}/stat", "rb", buffering=0) as file:
+        return file.read().rpartition(b")")[2].decode().split(None, 2)[:2]
+
+
 def groups() -> set[str]:
-    """Return the control groups of pybox's below where we may make them; other people's are elsewhere or soon gone."""
+    """Return the control groups of pybox's below where we may make them, without those of other people's containers."""
     places = {CGROUPS.unified, *(path for _, path in CGROUPS.v1)} - {None}
-    return {f"{place}/{name}" for place in places for name in os.listdir(str(place)) if name.startswith("pybox-")}
+    found = {f"{place}/{name}" for place in places for name in os.listdir(str(place)) if name.startswith("pybox-")}
+    return {group for group in found if not _of_others(group)}
+
+
+def _of_others(group: str) -> bool:
+    """Whether processes are in it that do not descend from us; orphans come to us, so ours always do."""
+    try:
+        pid, me = Path(f"{group}/cgroup.procs").read_text().split()[0], str(os.getpid())
+        while pid not in ("0", "1", me):
+            pid = state_and_parent(pid)[1]
+    except (OSError, IndexError):
+        return False  # nobody is in it, or no more
+    return pid != me
 
 
 def below(*folders: str) -> set[str]:
@@ -254,10 +277,9 @@ def snapshot() -> Snapshot:
     }
 
 
-def reap_orphans(before: Snapshot) -> None:
+def reap_orphans(known: object = frozenset()) -> None:
     """Reap what a killed pybox left for its subreaper, which we are; only the dead, the living are a leak."""
-    known = before["children"]
-    assert isinstance(known, set)
+    assert isinstance(known, (set, frozenset))
     for pid, state in children().items():
         if pid not in known and state == "Z":
             os.waitpid(pid, 0)
@@ -265,7 +287,7 @@ def reap_orphans(before: Snapshot) -> None:
 
 def differences(before: Snapshot) -> dict[str, object]:
     """Return what is not as it was."""
-    reap_orphans(before)
+    reap_orphans(before["children"])
     after = snapshot()
     found: dict[str, object] = {}
     for name in before:

@@ -16,6 +16,7 @@ from types import TracebackType
 from harness import PYBOX, TIMEOUT, children
 
 PROMPT = "/ # "
+LAST = b"\0that was all\0"
 
 
 def _sit_down() -> None:
@@ -42,6 +43,7 @@ class Person:
             start_new_session=True,
             preexec_fn=_sit_down,
         )
+        self.ended = os.pidfd_open(self.process.pid)
 
     def __enter__(self) -> Person:
         return self
@@ -54,6 +56,7 @@ class Person:
             if state == "Z":
                 os.waitpid(pid, 0)
         self.go_away()
+        os.close(self.ended)
 
     def mode(self) -> list[object]:
         """Return the terminal's settings."""
@@ -106,11 +109,17 @@ class Person:
         """Read to the end, and return the exit status."""
         limit = time.monotonic() + TIMEOUT
         while self.process.poll() is None:
-            self.read()
+            select.select([self.master, self.ended], [], [], 1)
+            self.read(0)
             if time.monotonic() > limit:
                 raise AssertionError(f"it does not end; on the screen: {bytes(self.screen[self._seen :][-2000:])!r}")
-        while self.read(0.05):
+        while self.read(0):
             pass
+        # what was written may still be on its way to us: it comes before what is written after it
+        os.write(self.slave, LAST)
+        while LAST not in self.screen:
+            assert self.read(TIMEOUT)
+        del self.screen[self.screen.index(LAST) :]
         return self.process.returncode
 
     @property

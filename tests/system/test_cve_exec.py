@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from harness import PURE_V2, PYBOX, TIMEOUT, Images, cli, strace
+from harness import PURE_V2, TIMEOUT, Images, cli, eventually, strace
 
 import pybox
 
@@ -25,7 +25,7 @@ WAYS = {
 @pytest.fixture(params=WAYS)
 def hostile(request: pytest.FixtureRequest, store: object) -> Iterator[str]:
     """A container whose root watches all that appears in its /proc, and writes down what it finds that is not its own."""
-    yield from _hostile(*WAYS[request.param])
+    yield from _hostile(*WAYS[request.param], script=WATCH)
 
 
 # What is looked for: a program that is not the container's, an fd or memory of a process that is not the command yet.
@@ -51,8 +51,8 @@ done
 """
 
 
-def _hostile(*options: str) -> Iterator[str]:
-    done = cli("run", "-d", "--name", "hostile", *options, "busybox", "sh", "-c", WATCH)
+def _hostile(*options: str, script: str = "exec sleep 100000") -> Iterator[str]:
+    done = cli("run", "-d", "--name", "hostile", *options, "busybox", "sh", "-c", script)
     assert done.returncode == 0, done.stderr
     try:
         yield "hostile"
@@ -183,7 +183,7 @@ def test_2019_14271_nothing_of_the_images_is_loaded_before_the_command(
 @pytest.mark.skipif(PURE_V2, reason="User Mode Linux has one CPU, which the racer takes")
 def test_the_attack_finds_python_when_pybox_does_not_defend_itself(store: object) -> None:
     """The racer is no straw man: a python of the host's in the container's PID namespace is found by it."""
-    for _ in _hostile("--cap-add", "SYS_PTRACE", "--security-opt", "seccomp=unconfined"):
+    for _ in _hostile("--cap-add", "SYS_PTRACE", "--security-opt", "seccomp=unconfined", script=WATCH):
         pid = next(
             line.split()[0]
             for line in subprocess.run(
@@ -191,7 +191,7 @@ def test_the_attack_finds_python_when_pybox_does_not_defend_itself(store: object
             ).stdout.splitlines()
             if "echo up" in line
         )
-        enter = f"import os, time; fd = os.pidfd_open({pid}); import ctypes; ctypes.CDLL(None).setns(fd, 0x20000000); pid = os.fork(); pid or time.sleep(3); pid and os.waitpid(pid, 0)"
-        subprocess.run([sys.executable, "-c", enter], check=True, timeout=TIMEOUT)
-        assert "exe " in cli("exec", "hostile", "cat", "/tmp/found").stdout
-    assert PYBOX
+        enter = f"import os; fd = os.pidfd_open({pid}); import ctypes; ctypes.CDLL(None).setns(fd, 0x20000000); pid = os.fork(); pid or os.read(0, 1); pid and os.waitpid(pid, 0)"
+        with subprocess.Popen([sys.executable, "-c", enter], stdin=subprocess.PIPE) as entered:
+            assert eventually(lambda: "exe " in cli("exec", "hostile", "cat", "/tmp/found").stdout)
+            entered.communicate(timeout=TIMEOUT)

@@ -32,10 +32,16 @@ def box(request: pytest.FixtureRequest, store: object) -> Iterator[str]:
     yield from _box("box", *KEPT[request.param])
 
 
-@pytest.fixture(params=["plain", "watched"])
+@pytest.fixture(scope="module", params=["plain", "watched"])
 def two(request: pytest.FixtureRequest, store: object) -> Iterator[str]:
-    """Both ways in: directly, and through a sealed pybox-init."""
-    yield from _box("box", *KEPT[request.param])
+    """Both ways in: directly, and through a sealed pybox-init. Shared by the tests, which write only where nothing is kept."""
+    yield from _box("two", "--tmpfs", "/tmp", "--tmpfs", "/x:exec", *KEPT[request.param])
+
+
+@pytest.fixture(params=["plain", "watched"])
+def mortal(request: pytest.FixtureRequest, store: object) -> Iterator[str]:
+    """The same for one test, which may end it."""
+    yield from _box("mortal", *KEPT[request.param])
 
 
 def _box(name: str, *options: str, image: str = "busybox") -> Iterator[str]:
@@ -181,7 +187,7 @@ FAILURES = {
 @pytest.mark.parametrize("detach", [(), ("-d",)], ids=["foreground", "detached"])
 def test_what_can_not_be_executed_is_told_as_by_run(two: str, detach: tuple[str, ...]) -> None:
     script = (
-        "mkdir /x; cd /x; printf '#!/nosuch\\n' >nointerpreter; printf '\\1\\2' >garbage; : >empty; chmod 755 *; ln -s loop loop"
+        "cd /x && rm -f *; printf '#!/nosuch\\n' >nointerpreter; printf '\\1\\2' >garbage; : >empty; chmod 755 *; ln -s loop loop"
     )
     run(two, "sh", "-c", script)
     for command, code in FAILURES.items():
@@ -197,11 +203,11 @@ def test_a_working_directory_that_is_not_there_is_refused_and_not_made(two: str,
     assert cli("exec", two, "ls", "/nosuch").returncode != 0
 
 
-def test_detached_it_outlives_pybox_and_dies_with_the_container(two: str) -> None:
-    assert cli("exec", "-d", two, "sleep", "4322").stdout == ""
+def test_detached_it_outlives_pybox_and_dies_with_the_container(mortal: str) -> None:
+    assert cli("exec", "-d", mortal, "sleep", "4322").stdout == ""
     pid = pid_of(4322)
-    assert "sleep 4322" in run(two, "ps", "-o", "args")
-    cli("kill", two)
+    assert "sleep 4322" in run(mortal, "ps", "-o", "args")
+    cli("kill", mortal)
 
     def gone() -> bool:
         reap()
@@ -230,11 +236,11 @@ def test_in_the_foreground_it_dies_with_pybox(two: str, options: tuple[str, ...]
     assert eventually(gone)
 
 
-def test_when_the_container_ends_exec_ends(two: str) -> None:
-    process = start("exec", two, "sh", "-c", "echo up; exec sleep 4324")
+def test_when_the_container_ends_exec_ends(mortal: str) -> None:
+    process = start("exec", mortal, "sh", "-c", "echo up; exec sleep 4324")
     with process:
         assert process.stdout is not None and process.stdout.readline() == b"up\n"
-        cli("kill", two)
+        cli("kill", mortal)
         assert process.wait(TIMEOUT) == 137
 
 

@@ -13,8 +13,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from harness import TIMEOUT
-from test_rootless import DIRECT, GID, UID, Person, home, person, pytestmark, wealthy  # noqa: F401
+from harness import PYBOX, TIMEOUT
+from test_rootless import GID, UID, Person, home, person, pytestmark, wealthy  # noqa: F401
 
 
 @contextlib.contextmanager
@@ -33,7 +33,7 @@ def alive(person: Person, script: str) -> Iterator[str]:  # noqa: F811
     become = {} if person.prefix else {"user": UID, "group": GID, "extra_groups": []}
     words = ("run", "--rm", "--name", "box", "busybox", "sh", "-c", f"{script}; echo up; read line")
     process = subprocess.Popen(
-        [*person.prefix, *DIRECT, *words], env=person.env, cwd="/", stdin=subprocess.PIPE, stdout=subprocess.PIPE, **become
+        [*person.prefix, *PYBOX, *words], env=person.env, cwd="/", stdin=subprocess.PIPE, stdout=subprocess.PIPE, **become
     )  # type: ignore[call-overload]
     try:
         assert process.stdout.readline() == b"up\n"

@@ -68,17 +68,17 @@ def test_all_that_a_command_writes_before_it_ends_is_in_the_log(store: dirs.Dirs
 
 
 def test_the_output_of_two_hundred_short_containers_is_complete_when_wait_returns(store: dirs.Dirs) -> None:
-    def one(n: int) -> tuple[list[str], str]:
+    def one(n: int) -> tuple[str, list[str], str]:
         identity = background("busybox", "sh", "-c", f"echo out {n}; echo err {n} >&2; printf end")
         ended = cli("wait", identity)
-        found = (log(identity), ended.stdout)
-        assert cli("rm", identity).returncode == 0
-        return found
+        return identity, log(identity), ended.stdout
 
     count = 20 if PURE_V2 else 200
     with ThreadPoolExecutor(8) as pool:
-        for n, (lines, code) in enumerate(pool.map(one, range(count))):
-            assert (sorted(lines), code) == (sorted([f"stdout F out {n}", f"stderr F err {n}", "stdout P end"]), "0\n")
+        found = list(pool.map(one, range(count)))
+    assert cli("rm", *(identity for identity, _, _ in found)).returncode == 0
+    for n, (_, lines, code) in enumerate(found):
+        assert (sorted(lines), code) == (sorted([f"stdout F out {n}", f"stderr F err {n}", "stdout P end"]), "0\n")
 
 
 def test_rotation_loses_no_line(store: dirs.Dirs) -> None:
@@ -147,8 +147,8 @@ def test_a_full_disk_hurts_nothing_but_the_log(store: dirs.Dirs, tree: Path, tmp
     env = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1", "TREE": str(tree), "CONTROL": f"{tmp_path}/control"}
     done = subprocess.run(["unshare", "-m", "sh", "-c", script], env=env, capture_output=True, text=True, timeout=TIMEOUT)
     assert done.returncode == 0 and done.stderr == "", done
-    errors = [line for line in done.stdout.splitlines() if line.startswith("pybox: ")]
-    lines = [line for line in done.stdout.splitlines() if line not in errors]
+    errors = [line for line in done.stdout.splitlines() if line.startswith("pybox: error: ")]
+    lines = [line for line in done.stdout.splitlines() if not line.startswith("pybox: ")]
     assert len(errors) == (1 if place == "store" else 2) and all("No space left on device" in line for line in errors)
     if place == "state":
         assert lines == ["0"]

@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from harness import eventually
+from harness import PYBOX, eventually
 from place import INTERNET, OUTSIDE, Place
-from test_rootless import DIRECT, GID, UID, Person, home, pytestmark
+from test_rootless import GID, UID, Person, home, pytestmark
 
 __all__ = ["home", "pytestmark"]
 
@@ -65,7 +65,7 @@ def test_a_plain_users_container_reaches_the_internet_and_no_program_of_the_host
 
 
 def test_a_plain_user_can_publish_ports_and_pasta_ends_with_a_killed_pybox(there: Place, person: Person) -> None:
-    words = [*person.prefix, *DIRECT, "run", "--rm", "-v", f"{there.www}:/www", *WEB]
+    words = [*person.prefix, *PYBOX, "run", "--rm", "-v", f"{there.www}:/www", *WEB]
     process = subprocess.Popen(words, env=person.env, stdin=subprocess.DEVNULL)
     try:
         assert eventually(lambda: there.fetch("http://127.0.0.1:8085/") == "hello", 10)

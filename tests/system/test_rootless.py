@@ -15,7 +15,6 @@ import pytest
 from harness import DEFAULT_CAPS, PYBOX, TIMEOUT, cli, eventually
 
 UID, GID = 65534, 65534
-DIRECT = (PYBOX[0], "-m", "pybox")
 
 
 def _usable() -> str:
@@ -51,7 +50,7 @@ class Person:
     def pybox(self, *words: str) -> subprocess.CompletedProcess[str]:
         become = {} if self.prefix else {"user": UID, "group": GID, "extra_groups": []}
         return subprocess.run(
-            [*self.prefix, *DIRECT, *words], env=self.env, cwd="/", stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=TIMEOUT,
+            [*self.prefix, *PYBOX, *words], env=self.env, cwd="/", stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=TIMEOUT,
             **become,  # type: ignore[call-overload]
         )  # fmt: skip
 

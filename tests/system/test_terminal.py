@@ -7,37 +7,40 @@ import signal
 import subprocess
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from harness import PURE_V2, PYBOX, TIMEOUT, cli, eventually
+from harness import PURE_V2, PYBOX, TIMEOUT, cli, eventually, state_and_parent
 from person import PROMPT, Person
 
 MIB = 1 << 20
+NAP = f"sleep {1_000_000 + os.getpid()}"  # as nobody else on the machine sleeps
 AT = ("run", "exec", "exec watched")
 
 
-@pytest.fixture
-def living() -> Iterator[str]:
-    """The name of a container that runs."""
-    yield from _living()
+@pytest.fixture(scope="module")
+def living(store: object) -> Iterator[str]:
+    """The name of a container that runs as long as the tests here."""
+    yield from _living("living")
 
 
-@pytest.fixture
-def watched() -> Iterator[str]:
-    """The name of a container that may look into other processes."""
-    yield from _living("--cap-add", "SYS_PTRACE")
+@pytest.fixture(scope="module")
+def watched(store: object) -> Iterator[str]:
+    """The same, and it may look into other processes."""
+    yield from _living("living-watched", "--cap-add", "SYS_PTRACE")
 
 
-def _living(*options: str) -> Iterator[str]:
-    name = f"living{len(options)}"
-    done = cli("run", "-d", "--rm", "--name", name, *options, "busybox", "sleep", "100000")
+def _living(name: str, *options: str) -> Iterator[str]:
+    done = cli("run", "-d", "--rm", "--name", name, "--tmpfs", "/tmp", *options, "busybox", "sleep", "100000")
     assert done.returncode == 0, done.stderr
-    yield name
-    cli("rm", "-f", name)
+    try:
+        yield name
+    finally:
+        cli("rm", "-f", name)
 
 
-@pytest.fixture(params=AT)
+@pytest.fixture(scope="module", params=AT)
 def start(request: pytest.FixtureRequest) -> tuple[str, ...]:
     """The words before the options and before the command: a terminal is one in a new container and in one that runs."""
     if request.param == "run":
@@ -63,16 +66,16 @@ def test_a_shell_has_a_terminal_with_a_name_and_job_control(start: tuple[str, ..
         assert person.ask("tty").startswith("/dev/pts/")
         assert person.ask("test -t 0 && test -t 1 && test -t 2 && echo yes") == "yes"
         assert "Stopped" not in person.ask("jobs")
-        person.type("sleep 1000\n")
-        person.expect("sleep 1000")
-        assert eventually(lambda: "S+" in ps("sleep 1000") or "S" in ps("sleep 1000"))
+        person.type(f"{NAP}\n")
+        person.expect(NAP)
+        assert eventually(lambda: "S" in ps(NAP))
         person.type("\x1a")
         person.expect("Stopped")
         person.expect(PROMPT)
         assert "Stopped" in person.ask("jobs")
         person.type("fg\n")
-        person.expect("sleep 1000")
-        assert eventually(lambda: "T" not in ps("sleep 1000"))
+        person.expect(NAP)
+        assert eventually(lambda: "T" not in ps(NAP))
         person.type("\x03")
         person.expect(PROMPT)
         assert person.ask("jobs") == ""
@@ -82,8 +85,13 @@ def test_a_shell_has_a_terminal_with_a_name_and_job_control(start: tuple[str, ..
 
 
 def ps(args: str) -> str:
-    found = subprocess.run(["ps", "-A", "-o", "stat=,args="], capture_output=True, text=True, check=True).stdout
-    return "".join(line for line in found.splitlines() if line.split(None, 1)[1] == args)
+    """Return the states of all processes with these arguments."""
+    wanted, found = args.replace(" ", "\0") + "\0", ""
+    for pid in os.listdir("/proc"):
+        if pid.isdigit() and cmdline(pid) == wanted:
+            with suppress(OSError):
+                found += state_and_parent(pid)[0]
+    return found
 
 
 def test_the_command_leads_its_session_and_the_foreground(start: tuple[str, ...]) -> None:
@@ -114,9 +122,9 @@ def test_a_new_size_reaches_the_command_as_a_signal(start: tuple[str, ...]) -> N
 
 @pytest.mark.parametrize(("key", "number"), [("\x03", signal.SIGINT), ("\x1c", signal.SIGQUIT)])
 def test_keys_are_signals_to_the_command(start: tuple[str, ...], key: str, number: int) -> None:
-    with Person(*on_terminal(start, "sh", "-c", "echo up; exec sleep 1000")) as person:
+    with Person(*on_terminal(start, "sh", "-c", f"echo up; exec {NAP}")) as person:
         person.expect("up")
-        assert eventually(lambda: bool(ps("sleep 1000")))
+        assert eventually(lambda: bool(ps(NAP)))
         person.type(key)
         assert person.end() == 128 + number
         assert person.mode() == person.before
@@ -258,14 +266,14 @@ def test_every_byte_passes_through_where_there_is_no_terminal(start: tuple[str, 
 @pytest.mark.parametrize("options", [(), ("-i",), ("-t",), ("-i", "-t")], ids=lambda options: "".join(options) or "none")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGQUIT, signal.SIGHUP])
 def test_a_signal_to_pybox_ends_the_command_and_is_told(start: tuple[str, ...], options: tuple[str, ...], number: int) -> None:
-    with Person(*on_terminal(start, "sh", "-c", "echo up; exec sleep 1234", options=options)) as person:
+    with Person(*on_terminal(start, "sh", "-c", f"echo up; exec {NAP}", options=options)) as person:
         person.expect("up")
-        assert eventually(lambda: bool(ps("sleep 1234")))
+        assert eventually(lambda: bool(ps(NAP)))
         assert options != ("-i", "-t") or eventually(lambda: person.raw)
         person.process.send_signal(number)
         assert person.end() == 128 + number
         assert person.mode() == person.before
-        assert eventually(lambda: not ps("sleep 1234"))
+        assert eventually(lambda: not ps(NAP))
     assert eventually(gone)
 
 
@@ -314,16 +322,17 @@ def test_the_terminal_is_restored_when_it_can_not_be_started(start: tuple[str, .
         assert person.mode() == person.before and "Traceback" not in person.text
 
 
-def test_the_terminal_is_restored_when_the_container_is_killed(living: str) -> None:
-    for words in (("exec", "-it", living, "sh"), ("attach", living)):
-        with Person(*words) as person:
-            if words[0] == "exec":
-                person.expect(PROMPT)
-                assert cli("kill", living).returncode == 0
-                assert person.end() == 137
-            else:
-                person.end()
-            assert person.mode() == person.before
+def test_the_terminal_is_restored_when_the_container_is_killed() -> None:
+    for name in _living("mortal"):
+        for words in (("exec", "-it", name, "sh"), ("attach", name)):
+            with Person(*words) as person:
+                if words[0] == "exec":
+                    person.expect(PROMPT)
+                    assert cli("kill", name).returncode == 0
+                    assert person.end() == 137
+                else:
+                    person.end()
+                assert person.mode() == person.before
 
 
 def test_the_terminal_is_restored_when_the_monitor_is_killed() -> None:
@@ -392,20 +401,20 @@ def test_detach_keys_that_are_none_are_refused(keys: str, living: str) -> None:
 
 
 def test_closing_the_terminal_ends_the_container_that_was_started_in_it() -> None:
-    with Person("run", "-it", "--rm", "busybox", "sh", "-c", "trap '' HUP; echo up; exec sleep 1235") as person:
+    with Person("run", "-it", "--rm", "busybox", "sh", "-c", f"trap '' HUP; echo up; exec {NAP}") as person:
         person.expect("up")
         person.go_away()
         person.process.wait(TIMEOUT)
-    assert eventually(lambda: not ps("sleep 1235")) and eventually(gone)
+    assert eventually(lambda: not ps(NAP)) and eventually(gone)
 
 
 def test_closing_the_terminal_ends_what_exec_runs_in_it(living: str, watched: str) -> None:
     for name in (living, watched):
-        with Person("exec", "-it", name, "sh", "-c", "trap '' HUP; echo up; exec sleep 1236") as person:
+        with Person("exec", "-it", name, "sh", "-c", f"trap '' HUP; echo up; exec {NAP}") as person:
             person.expect("up")
             person.go_away()
             person.process.wait(TIMEOUT)
-        assert eventually(lambda: not ps("sleep 1236"))
+        assert eventually(lambda: not ps(NAP))
 
 
 def test_closing_the_terminal_of_who_attached_leaves_the_container_alone() -> None:
@@ -426,11 +435,11 @@ def test_closing_the_terminal_of_who_attached_leaves_the_container_alone() -> No
 
 
 def test_killing_pybox_ends_the_container_that_it_owns(start: tuple[str, ...]) -> None:
-    with Person(*on_terminal(start, "sh", "-c", "echo up; exec sleep 1237")) as person:
+    with Person(*on_terminal(start, "sh", "-c", f"echo up; exec {NAP}")) as person:
         person.expect("up")
         person.process.kill()
         person.process.wait(TIMEOUT)
-        assert eventually(lambda: not ps("sleep 1237"))
+        assert eventually(lambda: not ps(NAP))
     assert eventually(gone)
 
 

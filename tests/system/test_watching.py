@@ -187,7 +187,7 @@ def test_a_container_without_a_group_can_not_be_paused_and_is_told_why() -> None
 
 
 def test_a_time_out_kills_a_paused_container() -> None:
-    with background(*FREEZABLE, "--timeout", "3", "busybox", "sleep", "1000") as (identity, process):
+    with background(*FREEZABLE, "--timeout", "3" if PURE_V2 else "1", "busybox", "sleep", "1000") as (identity, process):
         assert cli("pause", identity).returncode == 0
         assert process.wait(TIMEOUT) == 137
 
