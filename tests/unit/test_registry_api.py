@@ -43,7 +43,7 @@ def test_what_a_registry_says_is_a_type_with_its_status(there: Server, mine: Non
     assert refused.value.status == 404
     there.image(ONE)
     del there.blobs[sha(packed(ONE))]
-    with pytest.raises(pybox.Refused, match="layer .* no such blob") as refused:
+    with pytest.raises(pybox.Refused, match=r"layer .* no such blob") as refused:
         pybox.pull(f"{there.host}/tool")
     assert refused.value.status == 404
     with pytest.raises(pybox.Unreachable):
