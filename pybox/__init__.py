@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from pybox.jobs.job import Job
     from pybox.jobs.many import run_many
     from pybox.process import Process, popen
+    from pybox.registry.api import pull, push
+    from pybox.registry.client import Refused
+    from pybox.registry.wire import Unreachable
     from pybox.result import JobError, Result
     from pybox.supervise import DEVNULL, PIPE, STDOUT
 
@@ -58,6 +61,10 @@ _HOMES = {
     "StepFailed": "failures",
     "ExecError": "failures",
     "ProgramNotFound": "failures",
+    "pull": "registry.api",
+    "push": "registry.api",
+    "Refused": "registry.client",
+    "Unreachable": "registry.wire",
 }
 
 __all__ = [
@@ -78,18 +85,22 @@ __all__ = [
     "Process",
     "ProgramNotFound",
     "PyboxError",
+    "Refused",
     "RemoteError",
     "Result",
     "RunFailed",
     "SpecError",
     "StateError",
     "StepFailed",
+    "Unreachable",
     "WorkerDied",
     "WorkerFailed",
     "__version__",
     "aio",
     "build",
     "popen",
+    "pull",
+    "push",
     "run",
     "run_many",
 ]

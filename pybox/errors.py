@@ -4,6 +4,8 @@
       SpecError                     125   what was asked for makes no sense; nothing was created
       ImageError                    125   an image or archive is not usable
         ImageNotFound               125   no such image in the store
+        Refused                     125   a registry said no (registry/client.py)
+        Unreachable                 125   a registry can't be talked to (registry/wire.py)
       LimitError                    125   a limit can't be enforced on this host
       StateError                    125   a container's record is missing, ambiguous or busy
       StepFailed                    125   one step of the plan failed in the kernel
@@ -44,6 +46,10 @@ class PyboxError(Exception):
         """What to try: the hint."""
         return self.hint
 
+    def reworded(self, message: str) -> None:
+        """Say it in other words. What kind it is, and what it knows beside its words, stays."""
+        self.args, self.message = (message,), message
+
     def __reduce__(self) -> tuple[object, ...]:  # survives a process pool, whatever __init__ a subclass has
         return Exception.__new__, (type(self), self.message), self.__dict__
 
@@ -61,9 +67,10 @@ class SpecError(PyboxError):
 
 
 class ImageError(PyboxError):
-    """An image or archive is not usable."""
+    """An image or archive is not usable. ``passes``: it may be, a moment later."""
 
     code = "E-IMAGE"
+    passes = False
 
 
 class ImageNotFound(ImageError):

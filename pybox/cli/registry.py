@@ -44,15 +44,6 @@ def _manner(parsed: Parsed) -> Manner:
     return Manner(tls_verify=parsed.one("tls-verify") in (None, ""), cert_dir=parsed.one("cert-dir") or "")
 
 
-def _platform(text: str | None) -> str:
-    if not text:
-        return ""
-    system, _, machine = text.partition("/")
-    if system != "linux" or not machine or machine.count("/") > 1:
-        raise SpecError("platform", text, "not linux/ARCHITECTURE[/VARIANT]", "e.g. --platform linux/arm64")
-    return machine
-
-
 def _watch(quiet: bool) -> Shown:
     from pybox.cli.progress import Bars, Lines, Silence
 
@@ -62,13 +53,14 @@ def _watch(quiet: bool) -> Shown:
 def pull(where: Dirs, words: list[str]) -> int:
     """Bring images from a registry; prints their ids."""
     from pybox.registry import pull as pulling
+    from pybox.registry.api import machine
 
     parsed = parse_anywhere(PULL, words)
     if not parsed.rest:
         raise SpecError("pull", "", "which image?", "pybox pull NAME[:TAG|@DIGEST]...")
     for name in parsed.rest:
         with _watch(parsed.has("quiet")) as watch:
-            pulled = pulling.pull(where, name, _manner(parsed), watch, platform=_platform(parsed.one("platform")))
+            pulled = pulling.pull(where, name, _manner(parsed), watch, platform=machine(parsed.one("platform") or ""))
             watch.end(f"{name}: {'downloaded' if pulled.fresh else 'up to date'}")
         print(pulled.id)
     return 0

@@ -133,7 +133,7 @@ def commit(reach: Reach, wish: Wish) -> tuple[str, list[str]]:
                     made = layer.unpack(Reader(fd), f"{work}/layer")
             settings = _settings(reach, store.config_blob(dirs, image.id), made.diff_id, wish)
             key = store.layer_key(made.diff_id)
-            with Locks(dirs, {key, *map(store.layer_key, image.diff_ids)}):
+            with Locks(dirs, (key,), shared=map(store.layer_key, image.diff_ids)):
                 for diff_id in image.diff_ids:
                     if not changes.present(dirs, diff_id):
                         raise ImageError(f"image {reach.given.image.name} was just removed")

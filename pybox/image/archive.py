@@ -21,6 +21,8 @@ from pybox.record import Record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from pybox.fastjson import Json
     from pybox.image.shelf import Shelf
 
@@ -54,7 +56,7 @@ def load(dirs: Dirs, source: str, name: str | None = None) -> list[Loaded]:
                     if len(found) != 1:
                         raise ImageError(f"{source} holds {len(found)} images, so one name is not enough")
                     found = [found[0].replace(names=(wanted,))]
-                bringing.bring_in(dirs, found, work, lambda missing: _unpack_all(shelf, missing, work))
+                bringing.bring_in(dirs, found, work, lambda missing, placed: _unpack_all(shelf, missing, work, placed))
                 return [Loaded(image.config.id, image.names) for image in found]
             finally:
                 shelf.close()
@@ -71,11 +73,12 @@ def _open(source: str, work: str) -> Shelf:
         raise ImageError(f"{source}: {error.message}", error.hint) from None
 
 
-def _unpack_all(shelf: Shelf, missing: dict[str, Blob], work: str) -> None:
+def _unpack_all(shelf: Shelf, missing: dict[str, Blob], work: str, placed: Callable[[str], None]) -> None:
     for diff_id, blob in missing.items():
         try:
             source, size = shelf.open(blob.name)
             bringing.unpack(source, size, blob, diff_id, work)
+            placed(diff_id)
         except ImageError as error:
             raise ImageError(f"layer {diff_id[7:19]}: {error.message}", error.hint) from None
 

@@ -2,7 +2,8 @@
 
 Crash rule: everything is built in a Workspace and becomes visible by one rename(2); what was renamed but not yet referred to is
 debris that ``sweep`` finds. Lock rule: a loader holds the locks of its layers (sorted, so two loaders can't wait for each
-other) until its image is published, so a remover can't take a layer away in between; names change under one short lock.
+other) until its image is published, so a remover can't take a layer away in between; those that are there already it shares with
+others who need them, a slow push say. Names change under one short lock.
 Readers take no lock. Nothing here calls fsync, as in containerd's default: killing pybox at any point loses nothing, but a power
 cut right after a load may leave files empty; `save` finds that by the digest, and removing and loading the image mends it.
 """
@@ -48,16 +49,17 @@ class Removed(Record):
 
 
 class Locks:
-    """The locks of several layers at once, taken in order."""
+    """The locks of several layers at once, taken in order: alone for who makes a layer, ``shared`` for who only needs it to stay."""
 
-    def __init__(self, dirs: Dirs, keys: Iterable[str]) -> None:
-        self._paths = [f"{dirs.store}/locks/{key}" for key in sorted(set(keys))]
+    def __init__(self, dirs: Dirs, keys: Iterable[str] = (), *, shared: Iterable[str] = ()) -> None:
+        alone = set(keys)
+        self._paths = [(f"{dirs.store}/locks/{key}", key not in alone) for key in sorted(alone.union(shared))]
         self._held: list[tuple[str, int]] = []
 
     def __enter__(self) -> None:
         try:
-            for path in self._paths:
-                fd = lock.take(path)
+            for path, shared in self._paths:
+                fd = lock.take(path, shared=shared)
                 assert fd is not None
                 self._held.append((path, fd))
         except BaseException:  # an interrupt while waiting: those taken already must not outlive us in a long-lived process

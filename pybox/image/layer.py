@@ -76,7 +76,7 @@ def unpack(source: Source, folder: str, diff_id: str | None = None, most: Ceilin
         split.abandon()
     moved = tuple((before, path.decode("utf-8", "surrogateescape"), number) for before, path, number in split.moved)
     implied = tuple(b"/".join(path).decode("utf-8", "surrogateescape") for path in unpacker.implied)
-    layer = Layer(tape.digest(), unpacker.used.size, unpacker.used.entries, tape.tell(), moved, implied)
+    layer = Layer(tape.digest(), unpacker.used.size, unpacker.used.entries, tape.tell(), moved, implied, unpacker.describes)
     if diff_id is not None and layer.diff_id != diff_id:
         raise ImageError(f"its content is {layer.diff_id}, not {diff_id} as its image says", "the archive is damaged or forged")
     layerfile.write(folder, layer)
@@ -96,6 +96,7 @@ class _Unpacker:
         self._opaque = "trusted.overlay.opaque" if self._is_root else "user.overlay.opaque"
         self._folders: dict[tuple[bytes, ...], _Attributes] = {(): _Attributes()}
         self.implied: list[tuple[bytes, ...]] = []  # directories that no entry describes
+        self.describes = False
 
     def close(self) -> None:
         self._cursor.close()
@@ -379,6 +380,8 @@ class _Unpacker:
             raise
         if attributes.implied:
             self.implied.append(path)
+        elif path:
+            self.describes = True
         self._set(fd, attributes)
 
 

@@ -16,6 +16,7 @@ class Layer(Record):
     tar_size: int  # bytes of the uncompressed tar
     moved: tuple[tuple[int, str, int], ...] = ()  # see split.py; the path as `tarfile` decodes it
     implied: tuple[str, ...] = ()  # directories that are only there for what is in them, see seam.py; "" is the root
+    describes: bool = True  # any directory at all, beside the root
 
 
 def write(folder: str, layer: Layer) -> None:
@@ -29,6 +30,7 @@ def write(folder: str, layer: Layer) -> None:
         "tar_size": layer.tar_size,
         "moved": moved,
         "implied": implied,
+        "describes": layer.describes,
     }
     with open(f"{folder}/layer.json", "x", encoding="ascii") as file:
         file.write(fastjson.dumps(document))
@@ -48,7 +50,8 @@ def read(folder: str) -> Layer:
                 raise ValueError
             moved.append((_number(move[0]), str(move[1]), _number(move[2])))
         size, entries, tar_size = (_number(found[field]) for field in ("size", "entries", "tar_size"))
-        return Layer(str(found["diff_id"]), size, entries, tar_size, tuple(moved), tuple(map(str, implied)))
+        describes = found.get("describes") is not False
+        return Layer(str(found["diff_id"]), size, entries, tar_size, tuple(moved), tuple(map(str, implied)), describes)
     except (OSError, ValueError, IndexError, KeyError):
         raise ImageError(f"layer {folder} is damaged: its layer.json", "remove its images and load them again") from None
 

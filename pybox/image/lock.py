@@ -14,11 +14,14 @@ if TYPE_CHECKING:
     from types import TracebackType
 
 
-def take(path: str, *, wait: bool = True) -> int | None:
-    """Lock the file at ``path`` (created if absent) and return its fd; None if another holds it and ``wait`` is false."""
+def take(path: str, *, wait: bool = True, shared: bool = False) -> int | None:
+    """Lock the file at ``path`` (created if absent) and return its fd; None if another holds it and ``wait`` is false.
+
+    ``shared``: others may hold it in the same way, but nobody alone.
+    """
     while True:
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-        if _lock(fd, path, wait=wait):
+        if _lock(fd, path, wait=wait, shared=shared):
             return fd
         os.close(fd)
         if not wait and os.path.exists(path):
@@ -26,14 +29,18 @@ def take(path: str, *, wait: bool = True) -> int | None:
 
 
 def drop(path: str, fd: int) -> None:
-    """Unlink the lock file, then let go of it: whoever waited on it sees that its file has lost its name and starts over."""
-    os.unlink(path)
+    """Unlink the lock file, then let go of it: whoever waited on it sees that its file has lost its name and starts over.
+
+    Where others share the lock the last of them does it: a file without its name would not keep out who comes next.
+    """
+    if _lock(fd, path, wait=False):
+        os.unlink(path)
     os.close(fd)
 
 
-def _lock(fd: int, path: str, *, wait: bool) -> bool:
+def _lock(fd: int, path: str, *, wait: bool, shared: bool = False) -> bool:
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        fcntl.flock(fd, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB))
     except BlockingIOError:
         return False
     try:

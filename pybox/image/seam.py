@@ -13,6 +13,7 @@ import stat
 
 from pybox.dirs import Dirs
 from pybox.image import layerfile
+from pybox.image.layerfile import Layer
 from pybox.image.tree import DIRECTORY, descend
 from pybox.record import Record
 
@@ -35,9 +36,9 @@ class _Said(Record):
     xattrs: tuple[tuple[str, bytes], ...]
 
 
-def implied(dirs: Dirs, key: str) -> frozenset[bytes]:
-    """Return the directories of a layer that are only there for what is in them. Raises ImageError for a damaged layer."""
-    return frozenset(path.encode("utf-8", "surrogateescape") for path in layerfile.read(f"{dirs.layers}/{key}").implied)
+def implied(layer: Layer) -> frozenset[bytes]:
+    """Return the directories of a layer that are only there for what is in them."""
+    return frozenset(path.encode("utf-8", "surrogateescape") for path in layer.implied)
 
 
 def make(dirs: Dirs, keys: Sequence[str], work: str) -> str:
@@ -45,8 +46,10 @@ def make(dirs: Dirs, keys: Sequence[str], work: str) -> str:
 
     Raises OSError, ImageError.
     """
-    silent = [implied(dirs, key) for key in keys]
-    asked = {tuple(path.split(b"/")) for paths in silent[:-1] for path in paths if path}
+    layers = [layerfile.read(f"{dirs.layers}/{key}") for key in keys]
+    silent = [implied(layer) for layer in layers]
+    lowest = max((number for number, layer in enumerate(layers) if layer.describes), default=0)
+    asked = {tuple(path.split(b"/")) for paths in silent[:lowest] for path in paths if path}
     if not asked:
         return ""
     roots: list[int] = []
@@ -128,5 +131,5 @@ def _write(found: dict[Path, _Said], work: str) -> str:
             os.setxattr(place, name, value)
         os.chmod(place, said.mode)
         os.utime(place, ns=(said.mtime, said.mtime))
-    layerfile.write(folder, layerfile.Layer(f"sha256:{digest}", 0, len(found), 0))
+    layerfile.write(folder, Layer(f"sha256:{digest}", 0, len(found), 0))
     return digest[:32]

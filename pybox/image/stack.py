@@ -11,7 +11,7 @@ import os
 import stat
 
 from pybox.dirs import Dirs
-from pybox.image import seam, store
+from pybox.image import layerfile, seam, store
 from pybox.image.tree import DIRECTORY, descend
 from pybox.record import Record
 
@@ -65,7 +65,7 @@ class Stack:
     def __init__(self, dirs: Dirs, diff_ids: tuple[str, ...]) -> None:
         keys = [store.layer_key(diff_id) for diff_id in diff_ids]
         self.paths = tuple(store.layer_path(dirs, key) for key in keys)
-        self._implied = [seam.implied(dirs, key) for key in keys]
+        self._implied = [seam.implied(layerfile.read(f"{dirs.layers}/{key}")) for key in keys]
         self._roots = [os.open(path, DIRECTORY) for path in self.paths]
         self.events: list[Event] = []
         self.top = _Node(0, os.fstat(self._roots[0]))

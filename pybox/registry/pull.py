@@ -1,7 +1,8 @@
 """The story of a pull: ask whether the tag has moved, follow its manifest, download what is missing, publish.
 
 Layers are unpacked while they arrive, several at once; nothing is kept of a blob but its tree (and its digest, for `push`). A
-pull that is killed, or told no, leaves a store in which the image is not there yet: see bringing.py and changes.py.
+pull that is killed, or told no, leaves a store in which the image is not there yet: see bringing.py and changes.py. The layers that
+were there when it was killed stay, until the next pull needs them or `pybox gc` removes them.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from pybox.registry.wire import Manner, Wire
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Protocol
 
     from pybox.image.manifest import Blob, Found
@@ -77,7 +79,8 @@ def pull(dirs: Dirs, name: str, manner: Manner | None = None, watch: Watch | Non
             raise ImageError(f"pulling {name}: {error.strerror or error}") from None
         finally:
             wire.stop()
-    raise failed[-1] if len(failed) == 1 else ImageError("; ".join(error.message for error in failed), failed[-1].hint)
+    failed[-1].reworded("; ".join(error.message for error in failed))
+    raise failed[-1]
 
 
 def _from(dirs: Dirs, name: str, where: Address, client: Client, watch: Watch, platform: str) -> Pulled:
@@ -138,9 +141,9 @@ def _bring_in(dirs: Dirs, client: Client, found: Found, watch: Watch) -> bool:
     fresh: list[str] = []
     with Workspace(dirs.store) as work:
 
-        def unpack_all(missing: dict[str, Blob]) -> None:
+        def unpack_all(missing: dict[str, Blob], placed: Callable[[str], None]) -> None:
             fresh.extend(missing)
-            _download(client, missing, work, watch)
+            _download(client, missing, work, watch, placed)
 
         for diff_id, blob in zip(found.config.diff_ids, found.layers, strict=True):
             if changes.present(dirs, diff_id):
@@ -149,8 +152,8 @@ def _bring_in(dirs: Dirs, client: Client, found: Found, watch: Watch) -> bool:
     return bool(fresh)
 
 
-def _download(client: Client, missing: dict[str, Blob], work: str, watch: Watch) -> None:
-    """Download and unpack several layers at a time, the largest first. The first failure ends them all."""
+def _download(client: Client, missing: dict[str, Blob], work: str, watch: Watch, placed: Callable[[str], None]) -> None:
+    """Download and unpack several layers at a time, the largest first; ``placed`` is told of each. The first failure ends them all."""
     from threading import Lock, Thread
 
     from pybox.image import blobs, bringing
@@ -166,7 +169,9 @@ def _download(client: Client, missing: dict[str, Blob], work: str, watch: Watch)
             bringing.unpack(source, blob.size, blob, diff_id, work)
             blobs.note(f"{work}/{store.layer_key(diff_id)}", blob)
         except ImageError as error:
-            raise ImageError(f"{client}: layer {blob.digest[7:19]}: {_short(client, error.message)}", error.hint) from None
+            error.reworded(f"{client}: layer {blob.digest[7:19]}: {_short(client, error.message)}")
+            raise
+        placed(diff_id)
         watch.done(blob.digest, "")
 
     def worker() -> None:

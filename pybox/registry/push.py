@@ -65,7 +65,7 @@ def push(
     try:
         (endpoint,) = address.endpoints(where, not manner.tls_verify, writing=True)
         client = Client(wire, endpoint)
-        with Workspace(dirs.store) as work, Locks(dirs, map(store.layer_key, image.diff_ids)):
+        with Workspace(dirs.store) as work, Locks(dirs, shared=map(store.layer_key, image.diff_ids)):
             digest = _Push(dirs, client, work, watch or Nobody(), shape).image(image, where.tag)
             parsed = config.parse(store.config_blob(dirs, image.id))
             changes.publish(dirs, work, (NewImage(parsed, (), (digest,)),))

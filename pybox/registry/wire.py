@@ -60,6 +60,7 @@ class Unreachable(ImageError):
     """A server can't be talked to."""
 
     code = "E-REGISTRY"
+    passes = True
 
 
 class Answer:

@@ -275,3 +275,19 @@ def test_the_run_record_says_what_a_run_needs(here: Dirs) -> None:
     record = json.loads(Path(f"{here.images}/{image_id[7:]}.json").read_text())
     assert {"id", "layers", "env", "entrypoint", "cmd", "user", "workdir", "architecture"} <= set(record)
     assert os.readlink(f"{here.images}/names/tool:latest") == f"../{image_id[7:]}.json"
+
+
+def test_a_lock_that_is_shared_keeps_others_out_until_the_last_lets_go(tmp_path: Path) -> None:
+    path = str(tmp_path / "lock")
+    first, second = lock.take(path, shared=True), lock.take(path, shared=True, wait=False)
+    assert first is not None and second is not None
+    lock.drop(path, first)
+    assert lock.take(path, wait=False) is None
+    third = lock.take(path, shared=True, wait=False)
+    assert third is not None
+    lock.drop(path, second)
+    lock.drop(path, third)
+    assert not (tmp_path / "lock").exists()
+    alone = lock.take(path, wait=False)
+    assert alone is not None and lock.take(path, shared=True, wait=False) is None
+    lock.drop(path, alone)
