@@ -148,7 +148,7 @@ COMMANDS = (
     Command(
         "learn",
         LOOK,
-        "learn [--list|--export DIR] | learn LESSON [--check FILE|--hint|--solution] | learn grade DIR|FILE...",
+        "learn [--list] [--export DIR] | learn LESSON [--check FILE] [--hint] [--solution] | learn grade DIR|FILE...",
         "twelve lessons, checked against what the kernel shows",
         "learn",
         "learn",
