@@ -13,7 +13,7 @@ export VENV
 # A caller's wish for no .pyc files would make every start compile the whole program; PYTHONPATH could bring in another pybox.
 unexport PYTHONDONTWRITEBYTECODE PYTHONPATH PYTHONHOME
 
-.PHONY: help dev demo images test test-system test-v2 unit check format bench bench-explain bench-pull bench-living bench-jobs bench-executor bench-network docs install uninstall reference clean
+.PHONY: help dev demo images test test-system test-v2 unit check format build/bench bench bench-explain bench-pull bench-living bench-jobs bench-executor bench-network docs install uninstall reference clean
 
 help: ## this list
 	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 14
@@ -79,38 +79,33 @@ format: $(VENV)/.dev packages-test ## lay out Python and C
 	$(BIN)/ruff format .
 	clang-format -i $(C_FILES)
 
-bench: $(BIN)/pip packages-build packages-bench ## measure an installed wheel against runc, crun, bwrap, lxc, podman and the kernel's floor
-	rm -rf build/bench
-	@$(MAKE) --no-print-directory install PREFIX=$(CURDIR)/build/bench
+# --- measure -----------------------------------------------------------------------------------------------------------------
+
+# An installed wheel is measured, not the checkout.
+build/bench: $(BIN)/pip packages-build
+	rm -rf $@
+	@$(MAKE) --no-print-directory install PREFIX=$(CURDIR)/$@
+
+bench: build/bench packages-bench ## measure an installed wheel against runc, crun, bwrap, lxc, podman and the kernel's floor
 	gcc -O2 $(C_WARNINGS) -o build/bench/floor bench/floor.c
 	$(PYTHON) bench/bench.py --prefix build/bench $(BENCH)
 
-bench-pull: $(BIN)/pip packages-build packages-bench packages-test ## measure how fast an image comes in, against podman and skopeo with umoci
-	@$(MAKE) --no-print-directory install PREFIX=$(CURDIR)/build/bench
+bench-pull: build/bench packages-bench packages-test ## measure how fast an image comes in, against podman and skopeo with umoci
 	$(PYTHON) bench/pull.py --pybox build/bench/bin/pybox $(BENCH)
 
-bench-living: $(BIN)/pip packages-build packages-bench packages-bench-living ## measure containers that live: memory, first answer, exec, hundreds of them
-	rm -rf build/bench
-	@$(MAKE) --no-print-directory install PREFIX=$(CURDIR)/build/bench
+bench-living: build/bench packages-bench packages-bench-living ## measure containers that live: memory, first answer, exec, hundreds of them
 	$(PYTHON) bench/living.py --prefix build/bench $(BENCH)
 
-bench-jobs: $(BIN)/pip packages-build packages-bench ## measure run_many against pools of bwrap and podman commands
-	rm -rf build/bench
-	@$(MAKE) --no-print-directory install PREFIX=$(CURDIR)/build/bench
+bench-jobs: build/bench packages-bench ## measure run_many against pools of bwrap and podman commands
 	$(PYTHON) bench/jobs.py --prefix build/bench $(BENCH)
 
-bench-executor: $(BIN)/pip packages-build packages-bench ## measure calls of pybox.Executor against those of a ProcessPoolExecutor
-	rm -rf build/bench
-	@$(MAKE) --no-print-directory install PREFIX=$(CURDIR)/build/bench
+bench-executor: build/bench packages-bench ## measure calls of pybox.Executor against those of a ProcessPoolExecutor
 	$(PYTHON) bench/executor.py --prefix build/bench $(BENCH)
 
-bench-explain: $(BIN)/pip packages-build ## measure what looking costs: a recorded run, explain, report
-	rm -rf build/bench
-	@$(MAKE) --no-print-directory install PREFIX=$(CURDIR)/build/bench
+bench-explain: build/bench ## measure what looking costs: a recorded run, explain, report
 	$(PYTHON) bench/explain.py --prefix build/bench $(BENCH)
 
-bench-network: $(BIN)/pip packages-build packages-bench packages-test ## measure what a network costs, against podman's bridge
-	@$(MAKE) --no-print-directory install PREFIX=$(CURDIR)/build/bench
+bench-network: build/bench packages-bench packages-test ## measure what a network costs, against podman's bridge
 	$(PYTHON) bench/network.py --prefix build/bench $(BENCH)
 
 # --- documents ---------------------------------------------------------------------------------------------------------------
