@@ -16,7 +16,7 @@ unexport PYTHONDONTWRITEBYTECODE PYTHONPATH PYTHONHOME
 .PHONY: help dev demo images test test-system test-v2 unit check format build/bench bench bench-explain bench-pull bench-living bench-jobs bench-executor bench-network docs install uninstall reference clean
 
 help: ## this list
-	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 14
+	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 16
 
 packages-%:
 	@.ci/packages $*
@@ -130,7 +130,7 @@ install: $(BIN)/pip packages-build ## install a wheel and the fast launcher [PRE
 	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/lib
 	rm -rf $(DESTDIR)$(LIBRARY) build/stage/bin
 	cp -a build/stage $(DESTDIR)$(LIBRARY)
-	$(PYTHON) -I .ci/bundle $(abspath $(DESTDIR)$(LIBRARY)) $(LIBRARY)
+	$(PYTHON) -I -X no_debug_ranges .ci/bundle $(abspath $(DESTDIR)$(LIBRARY)) $(LIBRARY)
 	.ci/launcher $(PYTHON) $(LIBRARY) >build/launcher
 	install -m 755 build/launcher $(DESTDIR)$(PREFIX)/bin/pybox
 	install -d $(DESTDIR)$(PREFIX)/lib/systemd/system
