@@ -195,9 +195,9 @@ class Scene:
         """Return its processes as they are now."""
         return members(self.process.pid, self.groups)
 
-    def zombies(self) -> list[Member]:
-        """Return those that have ended and are not waited for: found by the PID namespace, for a control group lists the living."""
-        return [process for process in members(self.process.pid, ()) if process.state == "Z"]
+    def everyone(self) -> tuple[Member, ...]:
+        """Return all of its PID namespace: also the dead that nobody has waited for, and who is not in its control group any more."""
+        return members(self.process.pid, ())
 
     def named(self, name: str) -> list[Seen]:
         """Return its processes of a name, process 1 included."""

@@ -52,7 +52,7 @@ def _check(lab: Lab, body: str) -> Iterator[Finding]:
         return
     with lab.standing(spec, theirs=True) as scene:
         _rest(scene)
-        dead = [process for process in scene.zombies() if process.host_pid != scene.process.pid]
+        dead = [process for process in scene.everyone() if process.state == "Z" and process.host_pid != scene.process.pid]
         yield either(
             not dead,
             "no zombie: its orphan was waited for",

@@ -73,7 +73,7 @@ def _journal(group: str) -> dict[str, Json]:
 
 
 def _move(scene: Scene, group: str) -> None:
-    for process in scene.processes():
+    for process in scene.everyone():
         write(f"{group}/cgroup.procs", str(process.host_pid))
 
 
