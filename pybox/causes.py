@@ -92,6 +92,7 @@ def _lacks(name: str, bit: int) -> Cause:
     )
 
 
+_UNMAPPED = ("overlay", "nfs", "nfs4", "fuse", "9p", "hostfs")  # file systems without FS_ALLOW_IDMAP
 _NO_ADMIN = _lacks("SYS_ADMIN", 21)
 _NO_FILTER = "run pybox outside, or start that container with --security-opt seccomp=unconfined"
 _PIDS = Cause(
@@ -231,13 +232,12 @@ STEPS = (
         "E-MOUNT_SETATTR-EINVAL",
         "a mount can't be given these attributes",
         (
-            Cause(
-                "no-idmap",
-                "the store's file system can't be shown through an id map, which root's --userns needs",
-                "set PYBOX_STORE to a directory on ext4, xfs, btrfs or tmpfs; or run without --userns",
-                probes.store_on("overlay", "nfs", "nfs4", "fuse", "9p", "hostfs"),
-                lambda step: type(step).__name__ == "MapLayer",
-            ),
+            Cause("no-idmap", "the store's file system can't be shown through an id map, which root's --userns needs",
+                  "set PYBOX_STORE to a directory on ext4, xfs, btrfs or tmpfs; or run without --userns",
+                  probes.store_on(*_UNMAPPED), lambda step: not str(getattr(step, "layer", "/")).startswith("/")),
+            Cause("no-idmap-root", "the machine's own root can't be shown through an id map, which root's --userns needs",
+                  "run an image of the store, or without --userns",
+                  lambda case: probes.file_system("/") in _UNMAPPED, lambda step: getattr(step, "layer", "") == "/"),
         ),
     ),
     Code(

@@ -34,8 +34,9 @@ def options_of(command: Command) -> tuple[Option, ...]:
 def flags_of_usage(command: Command) -> dict[str, str]:
     """Return the options that a usage line names, each with what follows it ("" for a switch): [-n NUMBER], [--format json|text]."""
     found = {}
-    for part in command.usage.split("[")[1:]:
-        name, _, value = part.partition("]")[0].partition(" ")
+    parts = (part.partition("]")[0] for part in command.usage.split("[")[1:])
+    for part in (one for inner in parts for one in inner.replace("|-", "\n-").split("\n")):
+        name, _, value = part.partition(" ")
         if name.startswith("--"):
             found[name] = value
         elif name.startswith("-") and len(name) > 1:  # -aLq is -a -L -q

@@ -123,6 +123,7 @@ class Watch(Recorder):
         try:
             return self.run(spec, options, started)
         except StepFailed:
+            launching.set()  # a step on the host may have failed: then nobody came so far
             listener.join()
             if self._failed is not None:
                 raise PyboxError(f"cannot listen to the container's filter: {self._failed.strerror}") from None

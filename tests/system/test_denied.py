@@ -11,8 +11,11 @@ from harness import cli
 import pybox
 from pybox import dirs, native
 from pybox.explain.denied import Watch
+from pybox.failures import StepFailed
 from pybox.runtime import Options
 from pybox.spec import Spec
+from pybox.steps.base import Desk
+from pybox.steps.network import MakeNetwork
 
 SCRIPT = "mount -t tmpfs none /tmp; unshare -U true; chroot / true; echo $?; exit 7"
 
@@ -87,4 +90,14 @@ def test_a_filter_that_can_not_be_listened_to_ends_the_run_and_leaves_nothing(mo
     monkeypatch.setattr(native, "copy_fd", refuse)
     spec = Spec(image="busybox", args=("true",))
     with pytest.raises(pybox.PyboxError, match="cannot listen to the container's filter: Operation not permitted"):
+        Watch(dirs.current(), spec).watch(spec, Options())
+
+
+def test_a_step_on_the_host_that_fails_is_told_as_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(step: MakeNetwork, desk: Desk) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(MakeNetwork, "apply", refuse)
+    spec = Spec(image="busybox", args=("true",))
+    with pytest.raises(StepFailed, match="as many network namespaces"):
         Watch(dirs.current(), spec).watch(spec, Options())

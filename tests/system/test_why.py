@@ -16,6 +16,7 @@ import pybox
 from pybox.explain.stepping import Recorder
 from pybox.failures import StepFailed
 from pybox.planner import Planned
+from pybox.probes import file_system
 from pybox.runtime import Options
 from pybox.spec import Spec
 from pybox.steps.base import Step
@@ -185,6 +186,8 @@ def test_a_pids_limit_that_is_too_small_is_blamed() -> None:
     ],
 )
 def test_a_pybox_in_a_container_says_what_that_lacks(words: tuple[str, ...], code: str, cause: str) -> None:
+    if "--userns" in words and file_system("/") in ("overlay", "hostfs"):
+        pytest.skip("this machine's root can't be shown through an id map")
     inner = ("-e", "PYBOX_STATE=/tmp/state", "-e", "PYBOX_STORE=/tmp/store", "host", *PYBOX, "run", "--rm", "host", "true")
     done = cli("run", "--rm", *words, *inner, cwd=ROOT)
     assert done.returncode == 125 and cause in done.stderr and done.stderr.splitlines()[0].endswith(f"[{code}]"), done

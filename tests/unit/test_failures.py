@@ -243,6 +243,7 @@ ROWS: list[tuple[str, str, Step, Here, Here | None]] = [
     ("E-MOUNT-EACCES", "apparmor", MountKernelFs("proc", "/proc"), (inputs(root=False), {"apparmor_restrict_unprivileged_userns": "1\n"}), (inputs(root=False), {})),
     ("E-MOUNT-ENOSPC", "mount-max", MountOverlay((), "u", "w"), (inputs(), {}), None),
     ("E-MOUNT_SETATTR-EINVAL", "no-idmap", MapLayer("l", "t"), (inputs(userns=True), {"mountinfo": OVERLAY}), (inputs(store="/disk/s"), {"mountinfo": OVERLAY})),
+    ("E-MOUNT_SETATTR-EINVAL", "no-idmap-root", MapLayer("/", "t"), (inputs(userns=True), {"mountinfo": "9 1 0:9 / / rw - overlay o rw\n"}), (inputs(), {"mountinfo": OVERLAY})),
     ("E-MKDIR-EROFS", "cgroup-read-only", MakeGroup("/sys/fs/cgroup/x", "s"), (inputs(), {"mountinfo": "9 1 0:9 / /sys/fs/cgroup ro - cgroup2 x rw\n"}), (inputs(), {"mountinfo": OVERLAY})),
     ("E-MKDIR-EROFS", "store-read-only", MakeUpper("/read-only/x"), (inputs(store="/read-only"), {}), (inputs(), {})),
     ("E-MKDIR-ENOSPC", "store-full", MakeUpper("/full/x"), (inputs(store="/full"), {}), (inputs(), {})),
