@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import doctest
 import os
+import shlex
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-from harness import PURE_V2, TIMEOUT
+from harness import PURE_V2, PYBOX, TIMEOUT
 
 from pybox import dirs
 
@@ -34,7 +34,7 @@ def commands(page: str) -> list[tuple[str, str]]:
 @pytest.mark.parametrize("page", PAGES)
 def test_the_commands_of_a_concept_page_print_what_it_says(store: dirs.Dirs, page: str, tmp_path: Path) -> None:
     shim = tmp_path / "pybox"
-    shim.write_text(f'#!/bin/sh\nexec {sys.executable} -m pybox "$@"\n')
+    shim.write_text(f'#!/bin/sh\nexec {shlex.join(PYBOX)} "$@"\n')
     shim.chmod(0o755)
     environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
     typed = commands(page)
