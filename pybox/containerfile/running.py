@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 
-from pybox.containerfile.landing import ending, rewritten
+from pybox.containerfile.landing import as_it_is, ending, rewritten, top_of
 from pybox.files import changes as differences
 from pybox.files import reach
 from pybox.files.commit import layer_tar
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from pybox.spec import Spec
 
 SCRIPT = "/dev/pipes/script"
+_TOP = 0o755, 0, 0  # mode and owner of the root of a new writable layer, see steps/hostside.py
 _SHOWN = 256 << 10  # bytes of output that a failure shows: the end of it
 
 
@@ -111,14 +112,21 @@ def _left_behind(runtime: Runtime, identity: str, image: Image, folder: str, lat
             write(fd, layer_tar(found.root, rows, inner))
 
         with Worker(found.userns, send, sends=True, notes=notes) as fd:
-            source: Source = Reader(fd)
-            return layer.unpack(source if latest is None else Chunks(_dated(source, latest)), folder)
+            source, top = Reader(fd), top_of(image)
+            usual = latest is None and top is not None and (top.st_mode & 0o7777, top.st_uid, top.st_gid) == _TOP
+            return layer.unpack(source if usual else Chunks(_corrected(source, latest, top)), folder)
 
 
-def _dated(source: Source, latest: int) -> Iterator[bytes]:
-    """Yield a tar again, nothing in it dated later than ``latest``."""
+def _corrected(source: Source, latest: int | None, top: os.stat_result | None) -> Iterator[bytes]:
+    """Yield a tar again, nothing in it dated later than ``latest``; and / as in the image, where nobody has changed it.
+
+    The writable layer was made for all images alike, and its own root hides the image's (steps/hostside.py).
+    """
     tape = Tape(source, hashed=False)
     for info in tapes.entries(tape):
+        if info.name == "." and top is not None and (info.mode, info.uid, info.gid) == _TOP:
+            seen = as_it_is(top)
+            info.mode, info.uid, info.gid = seen.mode, seen.uid, seen.gid
         yield rewritten(info, tapes.raw(info.name).rstrip(b"/"), latest)
         yield from tapes.content(tape, info)
         yield ending(info)
