@@ -26,8 +26,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from pybox.image.model import Image
-
     Names = tuple[bytes, ...]
 
 
@@ -166,11 +164,6 @@ def as_it_is(there: os.stat_result) -> tarfile.TarInfo:
         info.uid, info.gid = there.st_uid, there.st_gid
     info.mtime = there.st_mtime_ns // 10**9
     return info
-
-
-def top_of(image: Image) -> os.stat_result | None:
-    """Return what / is in an image: its topmost layer says it, which the stack on view, having one more on top, does not."""
-    return os.stat(image.layers[0]) if image.layers else None
 
 
 def rewritten(info: tarfile.TarInfo, name: bytes, latest: int | None) -> bytes:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 
-from pybox.containerfile.landing import as_it_is, ending, rewritten, top_of
+from pybox.containerfile.landing import as_it_is, ending, rewritten
 from pybox.files import changes as differences
 from pybox.files import reach
 from pybox.files.commit import layer_tar
@@ -24,6 +24,7 @@ from pybox.spec import Mount
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import tarfile
     from collections.abc import Callable, Iterator
 
     from pybox.image.layerfile import Layer
@@ -112,21 +113,20 @@ def _left_behind(runtime: Runtime, identity: str, image: Image, folder: str, lat
             write(fd, layer_tar(found.root, rows, inner))
 
         with Worker(found.userns, send, sends=True, notes=notes) as fd:
-            source, top = Reader(fd), top_of(image)
-            usual = latest is None and top is not None and (top.st_mode & 0o7777, top.st_uid, top.st_gid) == _TOP
-            return layer.unpack(source if usual else Chunks(_corrected(source, latest, top)), folder)
+            source, top = Reader(fd), as_it_is(os.stat(image.layers[0]))
+            right = latest is None and (top.mode, top.uid, top.gid) == _TOP
+            return layer.unpack(source if right else Chunks(_corrected(source, latest, top)), folder)
 
 
-def _corrected(source: Source, latest: int | None, top: os.stat_result | None) -> Iterator[bytes]:
+def _corrected(source: Source, latest: int | None, top: tarfile.TarInfo) -> Iterator[bytes]:
     """Yield a tar again, nothing in it dated later than ``latest``; and / as in the image, where nobody has changed it.
 
     The writable layer was made for all images alike, and its own root hides the image's (steps/hostside.py).
     """
     tape = Tape(source, hashed=False)
     for info in tapes.entries(tape):
-        if info.name == "." and top is not None and (info.mode, info.uid, info.gid) == _TOP:
-            seen = as_it_is(top)
-            info.mode, info.uid, info.gid = seen.mode, seen.uid, seen.gid
+        if info.name == "." and (info.mode, info.uid, info.gid) == _TOP:
+            info.mode, info.uid, info.gid = top.mode, top.uid, top.gid
         yield rewritten(info, tapes.raw(info.name).rstrip(b"/"), latest)
         yield from tapes.content(tape, info)
         yield ending(info)
