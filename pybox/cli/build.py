@@ -113,8 +113,7 @@ def build(where: Dirs, words: list[str]) -> int:
     asked, policy, quiet = _asked(parsed), parsed.one("pull") or "missing", parsed.has("quiet")
     how = parsed.one("progress") or "auto"
     if policy not in api.POLICIES:
-        # as docker: a switch there, and the last word may be what follows it
-        raise SpecError("pull", policy, "must be missing, always or never")
+        raise SpecError("pull", policy, "must be missing, always or never", "docker's --pull is --pull always")
     if how not in ("auto", "plain"):
         raise SpecError("progress", how, "must be auto or plain")
     watch = Silence(plain=False) if quiet else Lines(how == "plain")

@@ -16,7 +16,7 @@ from pybox.containerfile.landing import Item, Landing, Wish, destination
 from pybox.containerfile.running import Command, Output
 from pybox.containerfile.sources import Pick, Root, Stream, resolved
 from pybox.containerfile.unpacking import Archive, archive
-from pybox.containerfile.words import WordError, as_json
+from pybox.containerfile.words import WordError, as_json, expand_document
 from pybox.errors import PyboxError, SpecError
 from pybox.files import views
 from pybox.image import layer
@@ -121,7 +121,10 @@ class Maker:
             now=int(time.time()) if self._latest is None else self._latest,
             latest=self._latest,
         )
-        inline = [(each.name, wording.expand(each.text) if each.expand else each.text) for each in instruction.heredocs]
+        inline = [
+            (each.name, expand_document(each.text, wording.values, wording.escape) if each.expand else each.text)
+            for each in instruction.heredocs
+        ]
         held = ExitStack()
         try:
             root = self._context if tree is None else held.enter_context(self._seen(tree))
