@@ -41,20 +41,17 @@ BUILD = (
 
 
 class Lines:
-    """Says what is done, a line a step."""
+    """Says what is done, a line a step: what it is when it begins, how long it took when it ends."""
 
     def __init__(self, plain: bool) -> None:
         self._plain, self._live = plain, os.isatty(2) and os.environ.get("TERM") != "dumb" and not plain
-        self._head = ""
+        self._head, self._broken = "", False
 
     def step(self, number: int, total: int, text: str) -> None:
         """A step begins."""
         shown = "".join(char if char.isprintable() else "?" for char in text)
         self._head = f"[{number}/{total}] {shown if len(shown) <= 200 else shown[:197] + '...'}"
-        if self._plain:
-            _say(self._head + "\n")
-        elif self._live:
-            _say(f"\r{self._head[: _width()]}")
+        _say(self._head[: _width()] if self._live else self._head + "\n" * self._plain)
 
     def line(self, line: bytes) -> None:
         """A RUN has written a line."""
@@ -63,14 +60,22 @@ class Lines:
 
     def done(self, cached: bool, seconds: float) -> None:
         """The step has ended well."""
-        how = "CACHED" if cached else f"{seconds:.2f}s"
-        _say(f"\r\x1b[K{self._head}  {how}\n" if self._live else f"  {how}\n" if self._plain else f"{self._head}  {how}\n")
-        self._head = ""
+        self._end(f"  {'CACHED' if cached else f'{seconds:.2f}s'}\n")
 
     def failed(self) -> None:
-        """The step has not."""
-        if not self._plain and self._head:
-            _say(f"\r\x1b[K{self._head}\n" if self._live else f"{self._head}\n")
+        """The step that had begun has not."""
+        if self._head:
+            self._end("" if self._plain else "\n")
+
+    def interrupted(self) -> None:
+        """Somebody else is about to say something."""
+        _say("\n" * (not self._plain))
+        self._broken = not self._plain
+
+    def _end(self, how: str) -> None:
+        # a terminal has been shown what fits into one row of it
+        _say(f"\r\x1b[K{self._head}{how}" if self._live else f"{self._head}{how}" if self._broken else how)
+        self._head, self._broken = "", False
 
 
 class Silence(Lines):
@@ -83,6 +88,9 @@ class Silence(Lines):
         """Ignore."""
 
     def failed(self) -> None:
+        """Ignore."""
+
+    def interrupted(self) -> None:
         """Ignore."""
 
 
@@ -105,8 +113,7 @@ def build(where: Dirs, words: list[str]) -> int:
     asked, policy, quiet = _asked(parsed), parsed.one("pull") or "missing", parsed.has("quiet")
     how = parsed.one("progress") or "auto"
     if policy not in api.POLICIES:
-        # as docker: a switch there, and the last word may be what follows it
-        raise SpecError("pull", policy, "must be missing, always or never")
+        raise SpecError("pull", policy, "must be missing, always or never", "docker's --pull is --pull always")
     if how not in ("auto", "plain"):
         raise SpecError("progress", how, "must be auto or plain")
     watch = Silence(plain=False) if quiet else Lines(how == "plain")
@@ -114,7 +121,7 @@ def build(where: Dirs, words: list[str]) -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     idfile = -1 if (path := parsed.one("iidfile")) is None else run.open_output("iidfile", path)
     try:
-        built = asked.build(lambda name: _bring(where, name, policy, quiet), watch)
+        built = asked.build(lambda name: _bring(where, name, policy, quiet, watch), watch)
     except RunFailed as error:
         watch.failed()
         if how != "plain":
@@ -186,7 +193,7 @@ def _platform(wanted: str | None) -> None:
         raise SpecError("platform", wanted, f"only {here} can be built here", "RUN needs programs that this machine can run")
 
 
-def _bring(where: Dirs, name: str, policy: str, quiet: bool) -> Image:
+def _bring(where: Dirs, name: str, policy: str, quiet: bool, watch: Lines) -> Image:
     from pybox.cli import registry
     from pybox.errors import ImageNotFound
     from pybox.image import store
@@ -194,11 +201,13 @@ def _bring(where: Dirs, name: str, policy: str, quiet: bool) -> Image:
     if quiet:
         return api.bring(where, name, policy)
     if policy == "always":
+        watch.interrupted()
         registry.bring(where, name)
     try:
         return store.find(where, name)
     except ImageNotFound as absent:
         if policy == "never":
             raise
+        watch.interrupted()
         registry.bring(where, name, absent)
     return store.find(where, name)

@@ -50,10 +50,10 @@ class Item(Record):
 
 
 class Landing:
-    """Writes one layer on top of the tree below ``root``, an open directory."""
+    """Writes one layer on top of the tree below ``root``, an open directory. ``top`` is what / is in the image."""
 
-    def __init__(self, root: int, wish: Wish) -> None:
-        self._root, self._wish = root, wish
+    def __init__(self, root: int, wish: Wish, top: os.stat_result | None = None) -> None:
+        self._root, self._wish, self._top = root, wish, top
         self._cursor = Cursor(root)
         self._folders: set[Names] = set()  # that are in the layer already
         self._others: set[Names] = set()  # what is in it and no directory
@@ -116,9 +116,7 @@ class Landing:
         if there is not None and not stat.S_ISDIR(there.st_mode):
             raise PyboxError(f"{_path(names)}: the image has no directory there", _LINKED)
         if there is not None:
-            info = described("", tarfile.DIRTYPE, stat.S_IMODE(there.st_mode), 0)
-            info.uid, info.gid, info.mtime = there.st_uid, there.st_gid, there.st_mtime_ns // 10**9
-            yield self._encoded(names, info)
+            yield self._encoded(names, as_it_is(there))
         elif names in self._waiting:
             yield self._header(names, self._waiting[names])
         else:
@@ -131,7 +129,7 @@ class Landing:
         """Return what the image has there; None also where it has no directory to look into."""
         try:
             if not names:
-                return os.stat(self._root)
+                return self._top or os.stat(self._root)
             here = self._cursor.at(names[:-1])
             while here is None or self._cursor.depth < len(names) - 1:
                 here = self._cursor.enter(names[self._cursor.depth])
@@ -157,6 +155,15 @@ _LINKED = "name the place that the link leads to; a copy does not turn one into 
 
 def _path(names: Names) -> str:
     return shown(b"/" + b"/".join(names))
+
+
+def as_it_is(there: os.stat_result) -> tarfile.TarInfo:
+    """Return the entry of a directory of an image. A plain user owns all that is in his store: it is root's inside."""
+    info = described("", tarfile.DIRTYPE, stat.S_IMODE(there.st_mode), 0)
+    if os.geteuid() == 0:
+        info.uid, info.gid = there.st_uid, there.st_gid
+    info.mtime = there.st_mtime_ns // 10**9
+    return info
 
 
 def rewritten(info: tarfile.TarInfo, name: bytes, latest: int | None) -> bytes:

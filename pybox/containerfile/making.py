@@ -16,7 +16,7 @@ from pybox.containerfile.landing import Item, Landing, Wish, destination
 from pybox.containerfile.running import Command, Output
 from pybox.containerfile.sources import Pick, Root, Stream, resolved
 from pybox.containerfile.unpacking import Archive, archive
-from pybox.containerfile.words import WordError, as_json
+from pybox.containerfile.words import WordError, as_json, expand_document
 from pybox.errors import PyboxError, SpecError
 from pybox.files import views
 from pybox.image import layer
@@ -121,7 +121,10 @@ class Maker:
             now=int(time.time()) if self._latest is None else self._latest,
             latest=self._latest,
         )
-        inline = [(each.name, wording.expand(each.text) if each.expand else each.text) for each in instruction.heredocs]
+        inline = [
+            (each.name, expand_document(each.text, wording.values, wording.escape) if each.expand else each.text)
+            for each in instruction.heredocs
+        ]
         held = ExitStack()
         try:
             root = self._context if tree is None else held.enter_context(self._seen(tree))
@@ -147,7 +150,7 @@ class Maker:
                 names, directory = destination(
                     there.fd, state.text("WorkingDir") or "/", wanted[0], plain, len(inline) + len(archives)
                 )
-                landing = Landing(there.fd, wish)
+                landing = Landing(there.fd, wish, _top(state.image))
                 try:
                     with Stream(root, plain, self._notes) as stream:
                         items = _items(stream, plain, names, directory, _files(inline, wish.now), archives.values())
@@ -180,7 +183,7 @@ class Maker:
             info = described("", tarfile.DIRTYPE, 0o755, 0)
             info.mtime = now
             with self._seen(state.image) as there:
-                landing = Landing(there.fd, Wish(now=now))
+                landing = Landing(there.fd, Wish(now=now, latest=self._latest), _top(state.image))
                 try:
                     return layer.unpack(Chunks(landing.layer((Item(tuple(names), info),))), folder).diff_id
                 finally:
@@ -251,6 +254,11 @@ def _archives(root: Root, chosen: list[Pick], held: ExitStack) -> dict[Pick, Arc
             held.callback(known.close)
             found[pick] = known
     return found
+
+
+def _top(image: Image) -> os.stat_result | None:
+    """Return what / is in an image: its topmost layer says it, which the stack on view, having one more on top, does not."""
+    return os.stat(image.layers[0]) if image.layers else None
 
 
 def _files(inline: list[tuple[str, str]], now: int) -> Iterator[tuple[tarfile.TarInfo, bytes]]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 
-from pybox.containerfile.landing import ending, rewritten
+from pybox.containerfile.landing import as_it_is, ending, rewritten
 from pybox.files import changes as differences
 from pybox.files import reach
 from pybox.files.commit import layer_tar
@@ -24,6 +24,7 @@ from pybox.spec import Mount
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import tarfile
     from collections.abc import Callable, Iterator
 
     from pybox.image.layerfile import Layer
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from pybox.spec import Spec
 
 SCRIPT = "/dev/pipes/script"
+_TOP = 0o755, 0, 0  # mode and owner of the root of a new writable layer, see steps/hostside.py
 _SHOWN = 256 << 10  # bytes of output that a failure shows: the end of it
 
 
@@ -111,14 +113,20 @@ def _left_behind(runtime: Runtime, identity: str, image: Image, folder: str, lat
             write(fd, layer_tar(found.root, rows, inner))
 
         with Worker(found.userns, send, sends=True, notes=notes) as fd:
-            source: Source = Reader(fd)
-            return layer.unpack(source if latest is None else Chunks(_dated(source, latest)), folder)
+            source, top = Reader(fd), as_it_is(os.stat(image.layers[0]))
+            right = latest is None and (top.mode, top.uid, top.gid) == _TOP
+            return layer.unpack(source if right else Chunks(_corrected(source, latest, top)), folder)
 
 
-def _dated(source: Source, latest: int) -> Iterator[bytes]:
-    """Yield a tar again, nothing in it dated later than ``latest``."""
+def _corrected(source: Source, latest: int | None, top: tarfile.TarInfo) -> Iterator[bytes]:
+    """Yield a tar again, nothing in it dated later than ``latest``; and / as in the image, where nobody has changed it.
+
+    The writable layer was made for all images alike, and its own root hides the image's (steps/hostside.py).
+    """
     tape = Tape(source, hashed=False)
     for info in tapes.entries(tape):
+        if info.name == "." and (info.mode, info.uid, info.gid) == _TOP:
+            info.mode, info.uid, info.gid = top.mode, top.uid, top.gid
         yield rewritten(info, tapes.raw(info.name).rstrip(b"/"), latest)
         yield from tapes.content(tape, info)
         yield ending(info)

@@ -58,6 +58,11 @@ def expand(text: str, values: Mapping[str, str], escape: str = "\\") -> str:
     return _Expander(text, values, escape).until("")
 
 
+def expand_document(text: str, values: Mapping[str, str], escape: str = "\\") -> str:
+    """Return a here-document with its variables replaced; quotes mean nothing there, and an escape stays. Raises WordError."""
+    return _Expander(text, values, escape).document()
+
+
 class _Expander:
     def __init__(self, text: str, values: Mapping[str, str], escape: str) -> None:
         self._text, self._values, self._escape, self._at = text, values, escape, 0
@@ -91,6 +96,13 @@ class _Expander:
                 found += char
         if stop:
             raise WordError(f"a {stop} is missing")
+        return found
+
+    def document(self) -> str:
+        """Return all of it, with nothing replaced but variables."""
+        found = ""
+        while char := self._next():
+            found += self._variable() if char == "$" else char + self._next() if char == self._escape else char
         return found
 
     def _quoted(self) -> str:

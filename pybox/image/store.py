@@ -8,6 +8,7 @@
     <store>/layers/<32 hex>/split.gz     what a tar has beyond file contents, so that `save` gives back the same bytes (split.py)
     <store>/layers/<32 hex>/old/         contents that a later entry of the same tar replaced
     <store>/layers/<32 hex>/blobs.json   under which digests registries know the layer (blobs.py)
+    <store>/builds/<64 hex>              what a step of a build made, see containerfile/cache.py
     <store>/locks/                       flock(2) files, one per layer being written (lock.py)
     <store>/tmp-<12 hex>/                work in progress, locked by its owner; unlocked ones are debris (changes.sweep)
 

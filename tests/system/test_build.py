@@ -7,11 +7,12 @@ import os
 import signal
 import subprocess
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from harness import TIMEOUT, cli, eventually, start
+from harness import TIMEOUT, Images, cli, eventually, start
 
 import pybox
 from pybox import dirs
@@ -118,7 +119,8 @@ def test_the_time_of_an_image_can_be_given_and_nothing_else_differs(context: Pat
     monkeypatch.setenv("SOURCE_DATE_EPOCH", "1000000000")
     text = "FROM busybox\nRUN mkdir /d; echo x >/d/f\nCOPY . /context/\nWORKDIR /new"
     first = build(context, text)
-    os.utime(context / "file")
+    os.utime(context / "file", (2e9, 2e9))
+    monkeypatch.setattr(time, "time", lambda: 1.9e9)
     assert build(context, text, cache=False).id == first.id
     assert said("stat", "-c", "%Y", "/d", "/d/f", "/context", "/context/file", "/new").split() == ["1000000000"] * 5
 
@@ -166,6 +168,14 @@ def test_what_is_not_supported_is_refused_before_anything_runs(context: Path, te
     with pytest.raises(pybox.ContainerfileError) as caught:
         build(context, text)
     assert caught.value.line == line and steps() == before
+
+
+def test_the_root_of_an_image_stays_what_it_is(context: Path, image: Images) -> None:
+    name = image(lambda tree: (tree.chmod(0o555), os.chown(tree, 3, 4)))
+    for step in ("RUN touch /new", "COPY file /", "WORKDIR /new"):
+        build(context, f"FROM {name}\n{step}")
+        top = os.stat(store.stored(dirs.current(), "built").layers[0])
+        assert (top.st_mode & 0o7777, top.st_uid, top.st_gid) == (0o555, 3, 4), step
 
 
 def test_run_has_no_network_and_no_more_rights_than_any_container(context: Path) -> None:

@@ -10,7 +10,7 @@ from pybox.containerfile import checking, reading, settings, stages
 from pybox.containerfile.errors import ContainerfileError
 from pybox.containerfile.reading import Containerfile, Instruction
 from pybox.containerfile.settings import Wording
-from pybox.containerfile.words import WordError, expand, raw_words
+from pybox.containerfile.words import WordError, expand, expand_document, raw_words
 from pybox.image import store
 
 
@@ -128,6 +128,10 @@ def test_the_escape_character_counts_in_words_too() -> None:
 def test_what_can_not_be_replaced_says_so(text: str) -> None:
     with pytest.raises(WordError):
         expand(text, VALUES)
+
+
+def test_a_here_document_keeps_its_quotes_and_escapes() -> None:
+    assert expand_document('don\'t "$a" \\$a ${none:-d}\\\n', VALUES) == 'don\'t "1" \\$a d\\\n'
 
 
 def test_words_keep_their_quotes() -> None:
