@@ -281,7 +281,7 @@ def test_what_a_boot_starts_the_machines_end_ends_and_the_next_boot_starts_again
 
 
 def test_twenty_commands_on_one_container_at_once_leave_it_whole(store: dirs.Dirs) -> None:
-    background("--name", "one", "busybox", "sleep", "20")
+    background("--name", "one", "busybox", "sleep", "5")  # for which a wait waits, when a start comes last
     identity = seen("one").identity
     words = [("stop", "-t", "0"), ("start",), ("kill",), ("restart", "-t", "0"), ("wait",)]
     with ThreadPoolExecutor(20) as pool:
