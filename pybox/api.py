@@ -59,7 +59,7 @@ class Container(TypedDict, total=False):
     oom_score_adj: int | None
     storage_size: int | str | None
     env: Mapping[str, str] | None
-    mounts: Mapping[str, str] | Iterable[str | Mount]
+    mounts: Mapping[str, str] | Iterable[str | Mount | dict[str, object]]
     ulimits: Iterable[str | Rlimit]
     user: str | int
     workdir: str
@@ -247,7 +247,10 @@ def _words(words: str | Sequence[str]) -> tuple[str, ...]:
     return (words,) if isinstance(words, str) else tuple(map(str, words))
 
 
-def _mounts(mounts: Mapping[str, str] | Iterable[str | Mount]) -> list[Mount]:
+def _mounts(mounts: Mapping[str, str] | Iterable[str | Mount | dict[str, object]]) -> list[Mount]:
     if hasattr(mounts, "items"):
         return [parse_volume(f"{source}:{target}") for source, target in mounts.items()]
-    return [parse_volume(mount) if isinstance(mount, str) else mount for mount in mounts]
+    return [
+        parse_volume(mount) if isinstance(mount, str) else Mount.of(mount) if isinstance(mount, dict) else mount
+        for mount in mounts
+    ]

@@ -7,6 +7,7 @@ from pybox.api import Container, options_of, spec_of
 from pybox.errors import SpecError
 from pybox.record import Record
 from pybox.spec import Mount, Rlimit
+from pybox.specjson import to_json
 from pybox.units import parse_int, parse_seconds
 
 TYPE_CHECKING = False
@@ -103,14 +104,12 @@ _OWN = ("image", "args", "name", "timeout", "input", "retries")
 
 def _plain(option: str, value: object) -> Json:
     """Return an option's value as JSON can hold it. Raises SpecError."""
-    if hasattr(value, "items"):
-        return {str(key): _plain(option, entry) for key, entry in value.items()}
     if isinstance(value, Mount):
-        if value.source is None:
-            raise SpecError(option, value.target, "a tmpfs can't be part of a Job")
-        return f"{value.source}:{value.target}" + (":ro" if value.read_only else "")
+        return to_json(value)
     if isinstance(value, Rlimit):
         return f"{value.name}={value.soft}:{value.hard}"
+    if hasattr(value, "items"):
+        return {str(key): _plain(option, entry) for key, entry in value.items()}
     if value is None or isinstance(value, (str, int, float)):
         return value
     if hasattr(value, "__iter__"):
