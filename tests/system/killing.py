@@ -67,11 +67,16 @@ def kill(there: Place, state: Path, count: int, seed: int, latest: float = 0.4) 
                 hit["a pybox" if process.poll() is None else "nobody: it had ended"] += 1
             process.kill()
             process.communicate()
-    while pid := process_of(state):  # those that ran in the background
+    eventually(lambda: not _kill_one(there, state, hit), 20)  # those that ran in the background, or are just beginning to
+    return hit
+
+
+def _kill_one(there: Place, state: Path, hit: Counter[str]) -> bool:
+    """Kill a container if one runs; returns whether there is any, running or about to."""
+    if pid := process_of(state):
         hit["process 1 of a container"] += 1
         _kill(pid)
-        eventually(lambda gone=pid: process_of(state) != gone)  # type: ignore[misc]
-    return hit
+    return bool(pid or there.said("ps", "-aq"))
 
 
 def _kill(pid: int) -> None:
