@@ -237,11 +237,12 @@ def withdraw_ports(path: str) -> None:
     from pybox.network import pool
 
     folder, _, identity = path.rpartition("/")
-    mine = [port for port in pool.ports(folder.removesuffix("/ports")) if port.identity == identity]
+    state = folder.removesuffix("/ports")
+    mine = [port for port in pool.ports(state) if port.identity == identity]
     if mine:
         from pybox.network import firewall
 
-        firewall.withdraw(mine)
+        firewall.withdraw(mine, [one for one in pool.all_leases(state) if one.identity == identity])
         pool.release(folder, identity)
 
 

@@ -10,8 +10,7 @@ Other people's rules are never touched, and an "accept" here does not overrule a
 
 from __future__ import annotations
 
-from pybox.network import nft, rtnl
-from pybox.network.members import link_local
+from pybox.network import members, nft, rtnl
 from pybox.network.pool import Claimed, Lease
 
 TYPE_CHECKING = False
@@ -161,11 +160,11 @@ def restore(ports: list[Claimed]) -> None:
         nft.run("".join(f"add element inet pybox {element}\n" for port in ports for element in _elements(port)))
 
 
-def withdraw(ports: list[Claimed]) -> None:
-    """Undo publish; also what was never done. Raises NftError."""
+def withdraw(ports: list[Claimed], leases: list[Lease]) -> None:
+    """Undo publish; also what was never done. The container has ended, so its leases' elements go with it. Raises NftError."""
     if ports and is_there():
         both = (f"add element inet pybox {e}\ndelete element inet pybox {e}\n" for port in ports for e in _elements(port))
-        nft.run("".join(both))
+        nft.run("".join((*both, *map(members.script, leases))))
 
 
 def _destinations(allowed: list[tuple[Allowed, tuple[str, ...]]], verdict: str) -> list[str]:
@@ -184,7 +183,7 @@ def _fenced(identity: str, one: Lease) -> list[str]:
         f'bridge pybox sends {{ "{one.link}" : jump sends-{identity} }}',
         f"inet pybox fenced {{ {one.address} : jump fence-{identity} }}",
     ]
-    own6 = (one.address6, link_local(one.ether)) if one.address6 else ()
+    own6 = (one.address6, members.link_local(one.ether)) if one.address6 else ()
     return found + [f"inet pybox fenced6 {{ {address} : jump fence-{identity} }}" for address in own6]
 
 
@@ -205,7 +204,7 @@ def fence(identity: str, leases: list[Lease], allowed: list[tuple[Allowed, tuple
 
 
 def tear_down(identity: str, leases: list[Lease]) -> None:
-    """Undo fence; also what was never done. Raises NftError."""
+    """Undo fence; also what was never done. The container has ended, so its leases' elements go with it. Raises NftError."""
     if not is_there() or not leases:
         return
     inet, bridge = f"inet pybox fence-{identity}", f"bridge pybox sends-{identity}"
@@ -213,7 +212,7 @@ def tear_down(identity: str, leases: list[Lease]) -> None:
     elements = [element for one in leases for element in _fenced(identity, one)]
     script += [f"{verb} element {element}" for element in elements for verb in ("add", "delete")]
     script += [f"{verb} chain {chain}" for verb in ("flush", "delete") for chain in (inet, bridge)]
-    nft.run("\n".join(script) + "\n")
+    nft.run("\n".join((*script, *map(members.script, leases))))
 
 
 def in_the_way() -> list[str]:

@@ -12,7 +12,7 @@ from pybox.netspec import number, text
 from pybox.network import rtnl
 from pybox.network.pool import Lease
 
-_BEGIN, _END, _NEW, _DELETE = 0x10, 0x11, 0xA0C, 0xA0E  # NFNL_MSG_BATCH_*, NFT_MSG_NEWSETELEM, NFT_MSG_DELSETELEM
+_BEGIN, _END, _NEW, _GET, _DELETE = 0x10, 0x11, 0xA0C, 0xA0D, 0xA0E  # NFNL_MSG_BATCH_*, NFT_MSG_*SETELEM
 _CREATE = 0x400
 _NESTED = 0x8000
 _BRIDGE = 7  # NFPROTO_BRIDGE
@@ -59,8 +59,26 @@ def bar(one: Lease) -> None:
 
 
 def dismiss(one: Lease) -> None:
-    """Undo admit; also what was never done. Raises OSError."""
+    """Undo admit; also what was never done, or is undone already. Raises OSError.
+
+    It waits for a grace period of RCU, 4-10 ms, as each transaction does that takes something away; so firewall.py, where it takes
+    something away, takes these with it.
+    """
+    question = _message(_GET, *_elements(one)[0])
+    with rtnl.Kernel(protocol=12) as kernel:
+        if kernel.one(question) is None:
+            return
     try:
         _send([_message(kind, *element) for element in _elements(one) for kind in (_NEW, _DELETE)])
     except FileNotFoundError:  # somebody flushed the rules
         pass
+
+
+def script(one: Lease) -> str:
+    """Return what dismiss does as a script of nft(8)."""
+    who = f'"{one.link}" . {one.ether.hex(":")}'
+    found = [f'links {{ "{one.link}" }}', f"who {{ {who} . {one.address} }}"]
+    if one.address6:
+        for address in (one.address6, link_local(one.ether)):
+            found += [f"who6 {{ {who} . {address} }}", f"claims {{ {who} . {number(address):#x} }}"]
+    return "".join(f"{verb} element bridge pybox {element}\n" for element in found for verb in ("add", "delete"))

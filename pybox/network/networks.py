@@ -231,7 +231,8 @@ def _bring_up(kernel: rtnl.Kernel, network: Network) -> int:
             addresses.append(rtnl.address(link.index, number(network.at(1, 6)).to_bytes(16), 64))
         # what comes from the host's own 127.0.0.1 to a published port leaves by this bridge; firewall.py keeps others out
         _set(f"/proc/sys/net/ipv4/conf/{network.bridge}/route_localnet", "1")
-        _set(f"/proc/sys/net/ipv6/conf/{network.bridge}/accept_ra", "0")  # a container is no router of ours
+        for name in ("ipv4/{}/accept_source_route", "ipv4/{}/accept_redirects", "ipv6/{}/accept_redirects", "ipv6/{}/accept_ra"):
+            _set(f"/proc/sys/net/{name.format('conf/' + network.bridge)}", "0")  # a container does not tell the host ways to go
         firewall.add_network(network.bridge, network.subnet, network.subnet6, network.internal)
         kernel.ask(*addresses, rtnl.put_up(link.index), *_localhost6(network, link.index))
     else:

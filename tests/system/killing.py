@@ -44,8 +44,8 @@ def process_of(state: Path) -> int:
     return 0
 
 
-def kill(there: Place, state: Path, count: int, seed: int) -> Counter[str]:
-    """Start ``count`` containers, a few at once, and kill each; returns how many were hit where."""
+def kill(there: Place, state: Path, count: int, seed: int, latest: float = 0.4) -> Counter[str]:
+    """Start ``count`` containers, a few at once, and kill each within ``latest`` seconds; returns how many were hit where."""
     chance = random.Random(seed)
     hit: Counter[str] = Counter()
     begun: list[tuple[float, subprocess.Popen[bytes]]] = []
@@ -53,7 +53,9 @@ def kill(there: Place, state: Path, count: int, seed: int) -> Counter[str]:
         way = WAYS[number % len(WAYS)]
         if "7000-7003:7000-7003/udp" in way:  # of these only one can be at a time
             way = ("-p", f"{7000 + number * 4}-{7003 + number * 4}:7000-7003/udp")
-        begun.append((time.monotonic() + chance.uniform(0.03, 0.5), there.start("run", "--rm", *way, "busybox", "sleep", "1000")))
+        begun.append(
+            (time.monotonic() + chance.uniform(0.03, latest), there.start("run", "--rm", *way, "busybox", "sleep", "1000"))
+        )
         while len(begun) >= AT_ONCE or (begun and number == count - 1):
             due, process = begun.pop(0)
             time.sleep(max(0.0, due - time.monotonic()))
@@ -65,11 +67,16 @@ def kill(there: Place, state: Path, count: int, seed: int) -> Counter[str]:
                 hit["a pybox" if process.poll() is None else "nobody: it had ended"] += 1
             process.kill()
             process.communicate()
-    while pid := process_of(state):  # those that ran in the background
+    eventually(lambda: not _kill_one(there, state, hit), 20)  # those that ran in the background, or are just beginning to
+    return hit
+
+
+def _kill_one(there: Place, state: Path, hit: Counter[str]) -> bool:
+    """Kill a container if one runs; returns whether there is any, running or about to."""
+    if pid := process_of(state):
         hit["process 1 of a container"] += 1
         _kill(pid)
-        eventually(lambda gone=pid: process_of(state) != gone)  # type: ignore[misc]
-    return hit
+    return bool(pid or there.said("ps", "-aq"))
 
 
 def _kill(pid: int) -> None:
@@ -119,7 +126,7 @@ def main() -> None:
                 place.said("run", "--rm", "--network", network, "busybox", "true")
             before = namespaces(), place.links()
             began = time.monotonic()
-            hit = kill(place, work / "state", count, seed)
+            hit = kill(place, work / "state", count, seed, latest=1.0)
             seconds = time.monotonic() - began
             at_once = left(place, work / "state")
             tidied = [len(place.said("gc").splitlines())]

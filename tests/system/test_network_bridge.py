@@ -209,6 +209,8 @@ def test_nobody_speaks_for_a_neighbour_for_the_host_or_for_a_router(there: Place
     seen = there.said("exec", "victim", "sh", "-c", "cat /proc/net/arp; ip -6 neigh; ip -6 route")
     bridge = there.at(there.host, "ip", "-br", "link", "show", network["bridge"]).split()[2]
     assert seen.count(bridge) == 2 and "default" not in seen, seen
+    for name in ("ipv4/conf/{}/accept_source_route", "ipv4/conf/{}/accept_redirects", "ipv6/conf/{}/accept_ra"):
+        assert there.at(there.host, "cat", f"/proc/sys/net/{name.format(network['bridge'])}") == "0\n"
 
 
 def test_a_name_that_is_allowed_is_known_inside(there: Place) -> None:
