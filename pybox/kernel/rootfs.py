@@ -70,7 +70,8 @@ def effective(given: Inputs) -> tuple[tuple[str, str], ...]:
     if not given.spec.best_effort:
         raise LimitError(
             f"cannot enforce --storage-size: the writable layer is on disk, and {given.no_quota}",
-            "with --rm it is in memory, which can be limited; or mount ext4 or xfs with prjquota, and let PYBOX_STORE lie there",
+            ("with --rm it is in memory, which can be limited; or " if given.keep_upper else "")
+            + "mount ext4 or xfs with prjquota, and let PYBOX_STORE lie there",
         )
     return (("--storage-size", f"none: {given.no_quota}"),)
 
