@@ -20,7 +20,7 @@ from pybox.specjson import to_json
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from pybox.fastjson import Json
     from pybox.image.lock import Lock
@@ -92,20 +92,27 @@ def _users(dirs: Dirs) -> dict[str, list[str]]:
 def remove(dirs: Dirs, name: str) -> None:
     """Remove a volume and what is in it. Raises StateError while a container shows it.
 
-    It is taken away first and looked at afterwards, for a container may be starting: its journal is written before it mounts.
-    So either that is seen here, and the volume comes back, or the container finds no volume and says so.
+    It is taken away and looked at once more, for a container may be starting: its journal is written before it mounts. So
+    either that is seen here, and the volume comes back, or the container finds no volume and says so.
     """
     from pybox.image.lock import Workspace
 
-    path = find(dirs, name).path.removesuffix("/data")
+    volume = find(dirs, name)
+    _refuse(name, volume.users)
+    path = volume.path.removesuffix("/data")
     with Workspace(dirs.store) as work, _lock(dirs):  # nobody makes another one of that name meanwhile
         try:
             os.rename(path, f"{work}/volume")
         except FileNotFoundError:
             raise StateError(f"volume {name} was just removed") from None
-        if users := _users(dirs).get(f"{path}/data"):
+        if users := _users(dirs).get(volume.path):
             os.rename(f"{work}/volume", path)
-            raise StateError(f"volume {name} is in use by container {users[0]}", "remove the container first: pybox rm")
+            _refuse(name, users)
+
+
+def _refuse(name: str, users: Sequence[str]) -> None:
+    if users:
+        raise StateError(f"volume {name} is in use by container {users[0]}", "remove the container first: pybox rm")
 
 
 def _lock(dirs: Dirs) -> Lock:

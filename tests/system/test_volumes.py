@@ -257,22 +257,30 @@ def test_a_pybox_that_is_killed_leaves_no_volume_without_a_name(tmp_path: Path) 
     assert names_of_volumes() == []
 
 
-def test_a_volume_that_is_removed_while_a_container_starts_is_refused_or_missed_but_never_lost(volume: str) -> None:
+def test_a_volume_that_is_removed_while_a_container_starts_is_refused_or_missed_but_never_lost(
+    volume: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     where = dirs.current()
     data = volumes.create(where, volume).path
     Path(data, "f").write_text("text")
     runtime, spec = shared(), Spec("busybox", ("cat", "/data/f"), mounts=(Mount("/data", source=data),))
     ready = runtime.ready(spec, keep=False)
-    tried = []
+    looks, users = [], volumes._users
+
+    def look(where: dirs.Dirs) -> dict[str, list[str]]:
+        looks.append(1)
+        return {} if len(looks) == 1 else users(where)  # the first time just before there was a journal
 
     def remove(step: object, desk: object) -> None:  # after the journal is written, and before anything is mounted
         with pytest.raises(StateError, match="in use by container"):
             volumes.remove(where, volume)
-        tried.append(step)
+        monkeypatch.setattr(volumes, "_users", look)
+        with pytest.raises(StateError, match="in use by container"):
+            volumes.remove(where, volume)
 
     watched = type("Watched", (type(ready.prepare[0]),), {"apply": remove}).of(dict(ready.prepare[0].items()))
     assert said(runtime.launch(ready.replace(prepare=(watched, *ready.prepare[1:])), Options(capture=True))) == "text"
-    assert len(tried) == 1 and Path(data, "f").read_text() == "text"
+    assert len(looks) == 2 and Path(data, "f").read_text() == "text"
     volumes.remove(where, volume)  # after the plan, before the journal
     with pytest.raises(StepFailed, match=r"take hold of the host's .*kept/data"):
         runtime.launch(ready, Options(capture=True))
