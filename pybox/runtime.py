@@ -87,11 +87,9 @@ class Runtime:
 
     def own_volumes(self, ready: Ready) -> list[tuple[str, str]]:
         """Return what undoing needs for the volumes without a name, where they go with the container."""
-        if "mounts" not in ready.asked:  # who has none pays nothing for it
-            return []
-        from pybox import volumes
-
-        return [("tree", path) for path in volumes.own(ready.asked)]
+        mounts = ready.asked.get("mounts")
+        rows = [row for row in mounts if isinstance(row, dict)] if isinstance(mounts, (list, tuple)) else []
+        return [("tree", str(row.get("source")).removesuffix("/data")) for row in rows if row.get("anonymous")]
 
     def make_own_volumes(self, ready: Ready) -> None:
         """Make the volumes without a name. The journal knows of them."""

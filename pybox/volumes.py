@@ -16,13 +16,11 @@ from pybox import fastjson
 from pybox.dirs import Dirs, ensure
 from pybox.errors import PyboxError, SpecError, StateError
 from pybox.record import Record
-from pybox.specjson import to_json
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from pybox.fastjson import Json
     from pybox.image.lock import Lock
     from pybox.planner import Planner
     from pybox.spec import Mount, Spec
@@ -125,18 +123,12 @@ def _lock(dirs: Dirs) -> Lock:
 
 def leave(dirs: Dirs, spec: Spec) -> None:
     """Remove the volumes without a name of a container that is gone, but none that another one shows."""
-    for path in own(to_json(spec)):
-        try:
-            remove(dirs, name_of(dirs, path + "/data"))
-        except StateError:  # it was never started, or somebody else has taken a liking to it
-            pass
-
-
-def own(asked: dict[str, Json]) -> list[str]:
-    """Return where the volumes are that are made for one container: of its Spec as JSON."""
-    mounts = asked.get("mounts")
-    rows = [mount for mount in mounts if isinstance(mount, dict)] if isinstance(mounts, (list, tuple)) else []
-    return [str(mount.get("source")).removesuffix("/data") for mount in rows if mount.get("anonymous") is True]
+    for mount in spec.mounts:
+        if mount.anonymous and mount.source is not None:
+            try:
+                remove(dirs, name_of(dirs, mount.source))
+            except StateError:  # it was never started, or somebody else has taken a liking to it
+                pass
 
 
 def prepare(planner: Planner, spec: Spec, *, anonymous: bool = False) -> None:

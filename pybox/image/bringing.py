@@ -28,8 +28,8 @@ def bring_in(dirs: Dirs, found: Iterable[Found], work: str, unpack_all: UnpackAl
     says of each that it is complete: from then on a killed pybox has not worked in vain.
 
     It is called with the locks of all layers held: of two processes that want the same image one brings it in, and the other
-    finds it there. Raises what ``unpack_all`` raises; the store is then as it was, but what was
-    complete when a network or a person interrupted stays for the next try.
+    finds it there. Raises what ``unpack_all`` raises. The store is then as it was; only where a network or a person interrupted,
+    what was complete stays for the next try.
     """
     found = list(found)
     blobs = {diff_id: blob for image in found for diff_id, blob in zip(image.config.diff_ids, image.layers, strict=True)}

@@ -14,7 +14,7 @@ import stat
 from pybox.dirs import Dirs
 from pybox.image import layerfile
 from pybox.image.layerfile import Layer
-from pybox.image.tree import DIRECTORY, descend
+from pybox.image.tree import DIRECTORY, OPAQUE, descend
 from pybox.record import Record
 
 TYPE_CHECKING = False
@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     Path = tuple[bytes, ...]
-
-_OPAQUE = ("trusted.overlay.opaque", "user.overlay.opaque")
 
 
 class _Said(Record):
@@ -99,11 +97,11 @@ def _in_layer(root: int, path: Path) -> tuple[_Said | None, bool]:
         try:
             notes = os.listxattr(fd)
             if depth < len(path):  # an opaque directory hides what is in it, but is itself what it was
-                hides = hides or any(name in _OPAQUE for name in notes)
+                hides = hides or any(name in OPAQUE for name in notes)
             else:
                 status = os.fstat(fd)
                 kept = tuple(
-                    (name, os.getxattr(fd, name)) for name in sorted(notes) if name.startswith("user.") and name not in _OPAQUE
+                    (name, os.getxattr(fd, name)) for name in sorted(notes) if name.startswith("user.") and name not in OPAQUE
                 )
                 return _Said(stat.S_IMODE(status.st_mode), status.st_uid, status.st_gid, status.st_mtime_ns, kept), hides
         finally:

@@ -12,7 +12,7 @@ import stat
 
 from pybox.dirs import Dirs
 from pybox.image import layerfile, seam, store
-from pybox.image.tree import DIRECTORY, descend
+from pybox.image.tree import DIRECTORY, OPAQUE, descend
 from pybox.record import Record
 
 TYPE_CHECKING = False
@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from typing import Literal
 
     Kind = Literal["A", "C", "D"]
-
-_OPAQUE = ("trusted.overlay.opaque", "user.overlay.opaque")
 
 
 class Event(Record):
@@ -197,6 +195,6 @@ def _is_opaque(name: bytes, folder: int) -> bool:
     except PermissionError:  # a plain user's layer with a directory that forbids its owner to look
         return False
     try:
-        return any(attribute in _OPAQUE for attribute in os.listxattr(fd))
+        return any(attribute in OPAQUE for attribute in os.listxattr(fd))
     finally:
         os.close(fd)
