@@ -72,10 +72,11 @@ def kill(there: Place, state: Path, count: int, seed: int, latest: float = 0.4) 
 
 
 def _kill_one(there: Place, state: Path, hit: Counter[str]) -> bool:
-    """Kill a container if one runs; returns whether there is any, running or about to."""
+    """Kill a container if one runs, and bury the dead; returns whether there is any, running or about to."""
     if pid := process_of(state):
         hit["process 1 of a container"] += 1
         _kill(pid)
+    there.said("gc")
     return bool(pid or there.said("ps", "-aq"))
 
 
@@ -128,8 +129,6 @@ def main() -> None:
             began = time.monotonic()
             hit = kill(place, work / "state", count, seed, latest=1.0)
             seconds = time.monotonic() - began
-            at_once = left(place, work / "state")
-            tidied = [len(place.said("gc").splitlines())]
             eventually(lambda: not left(place, work / "state") and namespaces() <= before[0] and place.links() <= before[1], 10)
             found = left(place, work / "state")
             found += [f"namespace {name}" for name in namespaces() - before[0]] + [
@@ -138,7 +137,7 @@ def main() -> None:
         finally:
             place.close()
     print(f"{count} containers in {seconds:.0f} s, seed {seed}; killed: {', '.join(f'{n} {what}' for what, n in hit.items())}")
-    print(f"left before `pybox gc`: {len(at_once)} things; gc said {tidied[0]} lines; left after it: {len(found)}")
+    print(f"left after `pybox gc`: {len(found)}")
     print("\n".join(found), end="\n" if found else "")
     sys.exit(bool(found))
 

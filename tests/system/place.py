@@ -84,7 +84,7 @@ class Place:
     def of_containers(self) -> list[str]:
         """Return all elements and chains that are a container's."""
         rules = self.at(self.host, "nft", "list", "ruleset")
-        return re.findall(r"(?:fence|says|sends)-.*|(?:tcp|udp) \. \d+ : .*", rules)
+        return re.findall(r"(?:fence|sends)-.*|(?:tcp|udp) \. \d+ : .*|pb[0-9a-f]{13}", rules)
 
     def links(self) -> set[str]:
         """Return the interfaces of the host."""

@@ -273,7 +273,6 @@ def test_containers_and_pyboxes_killed_at_any_moment_leave_nothing(there: Place,
     """Of these a few: killing.py kills 200."""
     there.said("network", "create", "second")
     killing.kill(there, Path(store.state), len(killing.WAYS), seed=5)
-    there.said("gc")
     assert eventually(lambda: killing.left(there, Path(store.state)) == [], 10), killing.left(there, Path(store.state))
     there.said("network", "rm", "second")
 
