@@ -166,7 +166,9 @@ class _Build:
             raise BuildError(self._wanted.file.name, instruction.line, f"{instruction.word}: {error}") from None
         except PyboxError as error:
             failed = BuildError(self._wanted.file.name, instruction.line, f"{instruction.word}: {error.message}", error.hint)
-            failed.exit_code = error.exit_code  # 126 and 127 say of a RUN what they say of a run
+            # what kind of failure it is stays: 126 and 127 say of a RUN what they say of a run, and `pybox why` the rest
+            failed.exit_code, failed.code = error.exit_code, error.code
+            failed.step, failed.errno, failed.causes = error.step, error.errno, error.causes
             raise failed from error
         except OSError as error:
             reason = f"{instruction.word}: {error.strerror or error}"

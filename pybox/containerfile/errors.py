@@ -8,6 +8,8 @@ from pybox.errors import PyboxError
 class BuildError(PyboxError):
     """An instruction could not be done; the store is as it was, but for what the build cache has learned."""
 
+    code = "E-BUILD"
+
     def __init__(self, file: str, line: int, reason: str, hint: str | None = None) -> None:
         super().__init__(f"{file}:{line}: {reason}" if line else f"{file}: {reason}", hint)
         self.file = file
@@ -18,9 +20,13 @@ class BuildError(PyboxError):
 class ContainerfileError(BuildError):
     """The Containerfile makes no sense, or asks for what pybox does not do. Nothing was run."""
 
+    code = "E-BUILD-FILE"
+
 
 class RunFailed(BuildError):
     """A RUN ended with a failure. ``status`` is its exit status, ``output`` the end of what it wrote, both streams."""
+
+    code = "E-BUILD-RUN"
 
     def __init__(self, file: str, line: int, reason: str, status: int, output: bytes) -> None:
         super().__init__(file, line, reason)

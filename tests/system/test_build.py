@@ -134,6 +134,19 @@ def test_a_run_that_fails_says_its_line_its_status_and_what_it_wrote(context: Pa
     assert (steps(), debris()) == (before, [])
 
 
+def test_an_error_of_a_step_says_what_kind_it_is(context: Path) -> None:
+    for text, code, status in (
+        ("FROM busybox\nRUN exit 7", "E-BUILD-RUN", 7),
+        ('FROM busybox\nRUN ["nope"]', "E-EXEC-MISSING", 127),
+        ("FROM busybox\nCOPY nope /", "E-BUILD", 125),
+        ("FROM nope", "E-IMAGE-ABSENT", 125),
+        ("RUM x", "E-BUILD-FILE", 125),
+    ):
+        with pytest.raises(pybox.BuildError) as caught:
+            build(context, text, pull="never")
+        assert (caught.value.code, caught.value.exit_code) == (code, status)
+
+
 def test_the_command_line_says_a_line_a_step_and_prints_the_id(context: Path) -> None:
     (context / "Containerfile").write_text("FROM busybox\nCOPY file /a\nRUN echo loud\n")
     first, second = (cli("build", "-t", "built", "--iidfile", str(context / "id"), str(context)) for _ in range(2))
