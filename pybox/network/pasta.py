@@ -64,7 +64,13 @@ def start(ports: tuple[Port, ...], pid_file: str, userns: int, netns: int) -> No
         os.close(reader)
     if code:
         lines = [text for text in said.splitlines() if "syslog" not in text and text.strip()]
-        raise PyboxError(f"pasta: {lines[-1] if lines else f'exit status {code}'}", "is the port in use, or below 1024?")
+        why = lines[-1] if lines else f"exit status {code}"
+        hint = (
+            "it needs /dev/net/tun, open to all (0666): modprobe tun"
+            if "tun socket" in why
+            else "is the port in use, or below 1024?"
+        )
+        raise PyboxError(f"pasta: {why}", hint)
 
 
 def stop(pid_file: str) -> None:
