@@ -2,7 +2,7 @@
 
     python3 hostile.py OWN4 GATEWAY4 GATEWAY6 VICTIM4 VICTIM6 [raw]
 
-The host listens on UDP port 5353; of what is sent there only "end" may arrive. ``raw``: with frames of its own making.
+The host listens on UDP port 5353; of what is sent there only what it says as itself may arrive. ``raw``: with frames of its own making.
 """
 
 from __future__ import annotations
@@ -82,6 +82,8 @@ def say(text: bytes) -> None:
 
 
 say(b"hello")
+with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as place:  # and where the gateway is: else what is spoofed would never leave
+    place.sendto(b"hello, too", (GATEWAY6, PORT))
 with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as place:  # this takes no right at all
     place.setsockopt(socket.IPPROTO_IPV6, IPV6_FREEBIND, 1)
     place.bind((VICTIM6, PORT))

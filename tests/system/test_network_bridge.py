@@ -202,7 +202,7 @@ def test_nobody_speaks_for_a_neighbour_for_the_host_or_for_a_router(there: Place
     try:
         assert heard.stdout and heard.stdout.readline() == "ready\n"
         there.said(*words, own, *gateways, *victim, *(["raw"] if raw else []))
-        assert heard.communicate(timeout=10)[0].splitlines() == ["hello", "end"]
+        assert heard.communicate(timeout=10)[0].splitlines() == ["hello", "hello, too", "end"]
     finally:
         heard.kill()
         heard.wait()
