@@ -6,10 +6,10 @@ Colours come in pairs, for light and for dark, and follow what the reader has as
 
 from __future__ import annotations
 
-import os
 from html import escape
 
 from pybox.shown import visible
+from pybox.whole import replacing
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -50,17 +50,5 @@ def tiles(pairs: Iterable[tuple[str, str]]) -> str:
 
 def write(path: str, parts: Iterable[str]) -> None:
     """Write a page: it is there whole, or as it was before. What is no plain file, a pipe or /dev/null, is written to. Raises OSError."""
-    if os.path.exists(path) and not os.path.isfile(path):
-        with open(path, "w", encoding="utf-8", errors="backslashreplace") as file:
-            file.writelines(parts)
-        return
-    temporary = f"{path}.{os.getpid()}.new"
-    # not through a link that a stranger has put there
-    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
-    try:
-        with open(fd, "w", encoding="utf-8", errors="backslashreplace") as file:
-            file.writelines(parts)
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
+    with replacing(path) as fd, open(fd, "w", encoding="utf-8", errors="backslashreplace", closefd=False) as file:
+        file.writelines(parts)

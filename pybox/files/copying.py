@@ -17,6 +17,7 @@ from pybox.image.shelf import open_file
 from pybox.image.stream import Metered, close, decompressed
 from pybox.image.tape import Tape
 from pybox.record import Record
+from pybox.whole import replacing
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -135,23 +136,8 @@ def export(reach: Reach, fd: int) -> list[str]:
 
 def export_to(reach: Reach, path: str) -> list[str]:
     """As ``export``, to a file that appears under its name only when it is complete. Raises PyboxError."""
-    part = f"{path}.part-{os.getpid()}"
     try:
-        if os.path.exists(path) and not os.path.isfile(path):  # a pipe or /dev/null: what is there is written to
-            fd, part = os.open(path, os.O_WRONLY | os.O_CLOEXEC), ""
-        else:
-            fd = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+        with replacing(path) as fd:
+            return export(reach, fd)
     except OSError as error:
         raise PyboxError(f"{tapes.shown(path)}: {error.strerror}") from None
-    try:
-        try:
-            notes = export(reach, fd)
-        finally:
-            os.close(fd)
-        if part:
-            os.rename(part, path)
-    except BaseException:
-        if part:
-            os.unlink(part)
-        raise
-    return notes

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from contextlib import nullcontext
 
 from pybox.dirs import Dirs
 from pybox.errors import ImageError
@@ -17,6 +18,7 @@ from pybox.image.archive import CONTAINERD_NAME, REF_NAME
 from pybox.image.lock import Workspace, remove_tree
 from pybox.image.stream import CHUNK, compressed
 from pybox.record import Record
+from pybox.whole import replacing
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -103,26 +105,14 @@ def _into_folder(dirs: Dirs, jobs: list[_Job], out: str, compression: str, work:
 
 
 def _into_file(dirs: Dirs, jobs: list[_Job], out: str, format: str, compression: str, work: str) -> None:
-    part = f"{out}.part-{os.getpid()}"
-    if out == "-":
-        if os.isatty(1):
-            raise ImageError("standard output is a terminal", "pybox save NAME > FILE, or -o FILE")
-        file: BinaryIO = open(os.dup(1), "wb")  # noqa: SIM115
-    else:
-        file = open(part, "xb")  # noqa: SIM115
-    try:
-        with file:
-            sink = _TarFile(file)
-            if format == "docker-archive":
-                _write_docker(dirs, jobs, sink)
-            else:
-                _write_oci(dirs, jobs, sink, compression, work)
-        if out != "-":
-            os.rename(part, out)
-    except BaseException:
-        if out != "-":
-            remove_tree(os.path.abspath(part))
-        raise
+    if out == "-" and os.isatty(1):
+        raise ImageError("standard output is a terminal", "pybox save NAME > FILE, or -o FILE")
+    with nullcontext(1) if out == "-" else replacing(out) as fd, open(fd, "wb", closefd=False) as file:
+        sink = _TarFile(file)
+        if format == "docker-archive":
+            _write_docker(dirs, jobs, sink)
+        else:
+            _write_oci(dirs, jobs, sink, compression, work)
 
 
 def _write_docker(dirs: Dirs, jobs: list[_Job], sink: Sink) -> None:

@@ -82,7 +82,9 @@ def say(text: bytes) -> None:
 
 
 say(b"hello")
-with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as place:  # and where the gateway is: else what is spoofed would never leave
+with socket.socket(
+    socket.AF_INET6, socket.SOCK_DGRAM
+) as place:  # and where the gateway is: else what is spoofed would never leave
     place.sendto(b"hello, too", (GATEWAY6, PORT))
 with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as place:  # this takes no right at all
     place.setsockopt(socket.IPPROTO_IPV6, IPV6_FREEBIND, 1)

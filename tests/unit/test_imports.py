@@ -15,7 +15,7 @@ LAYERS = (
     "version bundle _native",
     "record",
     "errors fastjson paths",
-    "units dirs times shown page",
+    "units dirs times shown whole page",
     "netspec spec host",
     "specjson",
     "text seen native result kept logs bill",
