@@ -8,6 +8,7 @@
 #include <linux/sched.h>
 #include <pthread.h>
 #include <signal.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
@@ -79,14 +80,19 @@ long pb_clone3(uint64_t flags, int exit_signal, int cgroup, int32_t *pid, void *
 	return clone3_call(&args, start, arg);
 }
 
+struct holder {
+	int program;
+	char parent[16];
+};
+
 static void hold(void *arg)
 {
-	char *const argv[] = {"pybox-init", NULL}, *const envp[] = {NULL};
+	struct holder *holder = arg;
+	char *const argv[] = {"pybox-init", NULL}, *const envp[] = {holder->parent, NULL};
 
-	/* before exec, or who is killed meanwhile would leave it behind for ever */
-	prctl(PR_SET_PDEATHSIG, SIGKILL);
-	/* exec gives it a memory of its own, dumpable: newuidmap(1) and the caller may then write its id maps */
-	syscall(SYS_execveat, *(int *)arg, "", argv, envp, AT_EMPTY_PATH);
+	/* exec gives it a memory of its own, dumpable: newuidmap(1) and the caller may then write its id maps. It also takes back
+	   whose death it was to die with, so pybox-init says that, and asks whether it is too late: it is told the parent's pid */
+	syscall(SYS_execveat, holder->program, "", argv, envp, AT_EMPTY_PATH);
 	_exit(125);
 }
 
@@ -94,13 +100,15 @@ int pb_holder(uint64_t flags, int program)
 {
 	sigset_t all, before;
 	long pid;
+	struct holder holder = {.program = program};
 	void *stack = malloc(PB_STACK);
 
 	if (!stack)
 		return -ENOMEM;
+	snprintf(holder.parent, sizeof(holder.parent), "%d", (int)getpid());
 	sigfillset(&all);
 	pthread_sigmask(SIG_BLOCK, &all, &before);
-	pid = pb_clone3(flags | CLONE_VM | CLONE_VFORK | CLONE_CLEAR_SIGHAND, SIGCHLD, -1, NULL, stack, hold, &program);
+	pid = pb_clone3(flags | CLONE_VM | CLONE_VFORK | CLONE_CLEAR_SIGHAND, SIGCHLD, -1, NULL, stack, hold, &holder);
 	pthread_sigmask(SIG_SETMASK, &before, NULL);
 	free(stack);
 	return (int)pid;

@@ -124,10 +124,11 @@ int main(int argc, char **argv)
 {
 	sigset_t all;
 
-	if (argc < 2) {
+	if (argc < 2) { /* it holds namespaces open, for as long as the parent lives that its only variable names */
 		prctl(PR_SET_PDEATHSIG, SIGKILL);
-		for (;;)
+		while (*environ && getppid() == atoi(*environ))
 			pause();
+		return 0;
 	}
 	prctl(PR_SET_NAME, "pybox-init"); /* exec by fd has named us after the fd */
 	fcntl(LEASH, F_SETFD, FD_CLOEXEC);

@@ -14,7 +14,7 @@ import time
 
 from pybox.doctor.item import Item
 from pybox.doctor.session import Host, Settings
-from pybox.doctor.trial import attempt, write
+from pybox.doctor.trial import attempt, die_with, write
 from pybox.errors import LimitError
 from pybox.host import Cgroups, read
 from pybox.image.model import Image
@@ -229,8 +229,10 @@ def _freeze_and_kill(path: str) -> Ended:
         os.mkdir(path, 0o755)
     except OSError as error:
         return ended.replace(freeze=f"mkdir: {error.strerror}", kill=f"mkdir: {error.strerror}")
+    doctor = os.getpid()
     pid = os.fork()
     if pid == 0:
+        die_with(doctor)
         signal.alarm(10)
         signal.pause()
         os._exit(0)

@@ -69,13 +69,18 @@ def attempt(act: Callable[[], Json], seconds: float = 10.0) -> Outcome:
     return Outcome(said["value"], said["call"], said["errno"])
 
 
+def die_with(parent: int) -> None:
+    """Have the calling process, a child of ``parent``, end when that ends; PR_SET_PDEATHSIG(2const)."""
+    prctl.set_pdeathsig(signal.SIGKILL)
+    if os.getppid() != parent:  # it died before the line above
+        os._exit(1)
+
+
 def _answer(act: Callable[[], Json], pipe: int, doctor: int) -> NoReturn:
     said: dict[str, Json] = {"value": None, "call": "", "errno": 0}
     try:
         prctl.set_name("pybox-trial")
-        prctl.set_pdeathsig(signal.SIGKILL)
-        if os.getppid() != doctor:  # it died before the line above
-            os._exit(1)
+        die_with(doctor)
         said["value"] = act()
     except OSError as error:
         said.update(call=str(error.filename or "a system call"), errno=error.errno or 0)
