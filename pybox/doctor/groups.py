@@ -230,13 +230,17 @@ def _freeze_and_kill(path: str) -> Ended:
     except OSError as error:
         return ended.replace(freeze=f"mkdir: {error.strerror}", kill=f"mkdir: {error.strerror}")
     doctor = os.getpid()
+    ready, told = os.pipe()
     pid = os.fork()
     if pid == 0:
         die_with(doctor)
+        os.write(told, b"1")
         signal.alarm(10)
         signal.pause()
         os._exit(0)
+    os.close(told)
     try:
+        os.read(ready, 1)  # frozen before that it would outlive us
         write(f"{path}/cgroup.procs", str(pid))
         ended = ended.replace(freeze=_freeze(path))
         write(f"{path}/cgroup.kill", "1")
@@ -249,6 +253,7 @@ def _freeze_and_kill(path: str) -> Ended:
     except OSError as error:
         return ended.replace(kill=f"{os.path.basename(str(error.filename))}: {error.strerror}")
     finally:
+        os.close(ready)
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
         undo("group", path)
