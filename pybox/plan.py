@@ -6,7 +6,7 @@ This function is the table of contents of a container: read it first, then the r
 
 from __future__ import annotations
 
-from pybox.kernel import cgroup, command, credentials, namespaces, rootfs
+from pybox.kernel import cgroup, command, credentials, namespaces
 from pybox.kernel.inputs import Inputs
 from pybox.native import Program, Table
 from pybox.record import Record
@@ -45,6 +45,8 @@ class Plan(Record):
 
 def make(given: Inputs) -> Plan:
     """Plan a run. Raises SpecError or LimitError for what can't be; touches nothing."""
+    from pybox.kernel import rootfs  # an exec makes none, and does not pay for it
+
     effective = (*cgroup.effective(given), *rootfs.effective(given))
     groups = cgroup.groups(given)
     prepare = (
