@@ -110,6 +110,8 @@ def duration(name: str, text: str) -> int:
         rest = rest[len(number) + len(unit) :]
     if not text or (0 < total < 10**6):
         raise WordError(f"--{name}={text}: must be 0 or at least 1ms")
+    if total >= 1 << 63:  # of nanoseconds, as Go counts them: three hundred years
+        raise WordError(f"--{name}={text}: too long")
     return round(total)
 
 

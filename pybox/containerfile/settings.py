@@ -175,7 +175,7 @@ def _shell(config: Config, wording: Wording) -> str:
 def _stop(config: Config, wording: Wording) -> str:
     wanted = wording.expand(wording.text)
     name = wanted.upper() if wanted.upper().startswith("SIG") else f"SIG{wanted.upper()}"
-    known = wanted.isascii() and wanted.isdigit() and 0 < int(wanted) <= signal.SIGRTMAX
+    known = wanted.isascii() and wanted.isdigit() and len(wanted) < 4 and 0 < int(wanted) <= signal.SIGRTMAX
     if not (known or name in signal.Signals.__members__ or name.startswith(("SIGRTMIN", "SIGRTMAX"))):
         raise WordError(f"{wanted}: no such signal")
     config["StopSignal"] = wanted

@@ -7,12 +7,14 @@ a meaning away, see the directive.
 from __future__ import annotations
 
 import json
+import re
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 _SPECIAL = frozenset("@*#?-$!0123456789")
+_HALF = re.compile("[\ud800-\udfff]")
 
 
 class WordError(ValueError):
@@ -20,7 +22,10 @@ class WordError(ValueError):
 
 
 def as_json(text: str) -> list[str] | None:
-    """Return the words of the exec form, None for anything else: as in docker, what is no array of texts is for the shell."""
+    """Return the words of the exec form, None for anything else: as in docker, what is no array of texts is for the shell.
+
+    Half a surrogate pair ("\\ud800") is no character: it becomes U+FFFD, as in Go.
+    """
     if not text.startswith("["):
         return None
     try:
@@ -29,7 +34,7 @@ def as_json(text: str) -> list[str] | None:
         return None
     if not isinstance(found, list) or any(not isinstance(word, str) or "\0" in word for word in found):
         return None
-    return found
+    return [_HALF.sub("\ufffd", word) for word in found]
 
 
 def raw_words(text: str, escape: str) -> list[str]:
@@ -55,12 +60,21 @@ def raw_words(text: str, escape: str) -> list[str]:
 
 def expand(text: str, values: Mapping[str, str], escape: str = "\\") -> str:
     """Return a text with its variables replaced, and quotes and escapes done. Raises WordError."""
-    return _Expander(text, values, escape).until("")
+    try:
+        return _Expander(text, values, escape).until("")
+    except RecursionError:
+        raise WordError(_DEEP) from None
 
 
 def expand_document(text: str, values: Mapping[str, str], escape: str = "\\") -> str:
     """Return a here-document with its variables replaced; quotes mean nothing there, and an escape stays. Raises WordError."""
-    return _Expander(text, values, escape).document()
+    try:
+        return _Expander(text, values, escape).document()
+    except RecursionError:
+        raise WordError(_DEEP) from None
+
+
+_DEEP = "variables stand too deep in the words of others"
 
 
 class _Expander:

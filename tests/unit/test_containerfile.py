@@ -124,7 +124,7 @@ def test_the_escape_character_counts_in_words_too() -> None:
     assert expand("`$a c:\\x", VALUES, "`") == "$a c:\\x"
 
 
-@pytest.mark.parametrize("text", ["'x", '"x', "${a", "${", "${a:-x", "${a#x}", "${a//x/y}", "${none:?must be}"])
+@pytest.mark.parametrize("text", ["'x", '"x', "${a", "${", "${a:-x", "${a#x}", "${a//x/y}", "${none:?must be}", "${n:-" * 2000])
 def test_what_can_not_be_replaced_says_so(text: str) -> None:
     with pytest.raises(WordError):
         expand(text, VALUES)
@@ -178,6 +178,7 @@ def test_expanding_any_text_ends(text: str) -> None:
         ("SHELL /bin/sh", "must be a JSON array"),
         ("HEALTHCHECK x", "must be CMD and a command, or NONE"),
         ("HEALTHCHECK --interval=5 CMD x", "--interval=5: not a time"),
+        (f"HEALTHCHECK --interval={'9' * 400}h CMD x", "too long"),
         ("HEALTHCHECK --retries=x CMD x", "--retries=x: must be a number"),
         ("WORKDIR", "needs a value"),
         ("FROM a b", "must be IMAGE or IMAGE AS NAME"),
@@ -276,6 +277,7 @@ def apply(config: dict[str, object], line: str, **values: str) -> dict[str, obje
         ({"Shell": ["/bin/bash", "-c"]}, "ENTRYPOINT a", {"Shell": ["/bin/bash", "-c"], "Entrypoint": ["/bin/bash", "-c", "a"]}),
         ({}, 'CMD ["a", "$x"]', {"Cmd": ["a", "$x"]}),
         ({}, "CMD []", {"Cmd": []}),
+        ({}, 'CMD ["\\ud800\\ud83d\\ude00"]', {"Cmd": ["\ufffd\U0001f600"]}),
         ({}, "CMD [a]", {"Cmd": ["/bin/sh", "-c", "[a]"]}),
         ({}, "USER $x", {"User": "X"}),
         ({"WorkingDir": "/a"}, "WORKDIR b/../c", {"WorkingDir": "/a/c"}),
@@ -301,7 +303,17 @@ def test_instructions_change_the_settings_as_docker_does(
 
 
 @pytest.mark.parametrize(
-    "line", ["EXPOSE 0", "EXPOSE 70000", "EXPOSE 2-1", "EXPOSE x", "EXPOSE 1/x", "STOPSIGNAL FOO", "USER $none"]
+    "line",
+    [
+        "EXPOSE 0",
+        "EXPOSE 70000",
+        "EXPOSE 2-1",
+        "EXPOSE x",
+        "EXPOSE 1/x",
+        "STOPSIGNAL FOO",
+        f"STOPSIGNAL {'9' * 5000}",
+        "USER $none",
+    ],
 )
 def test_settings_that_make_no_sense_are_refused(line: str) -> None:
     with pytest.raises(WordError):
