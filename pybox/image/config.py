@@ -75,11 +75,16 @@ def make(diff_id: str, run: ImageConfig, architecture: str, created: str, commen
 
 
 def load(blob: bytes, what: str) -> Json:
-    """Parse JSON from an archive. Raises ImageError."""
+    """Parse JSON from an archive. Raises ImageError, also for half a surrogate pair: no file name and no argument can spell it."""
     try:
-        return json.loads(blob.decode("utf-8"))  # type: ignore[no-any-return]
+        found: Json = json.loads(blob.decode("utf-8"))
+        if b"\\ud" in blob.lower():  # what stands for a byte that is no UTF-8 (PEP 383) is taken
+            json.dumps(found, ensure_ascii=False).encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        raise ImageError(f"{what} has half a surrogate pair in a text") from None
     except (ValueError, RecursionError) as error:
         raise ImageError(f"{what} is not JSON: {error}") from None
+    return found
 
 
 def obj(value: Json, what: str) -> dict[str, Json]:

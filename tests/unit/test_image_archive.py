@@ -261,6 +261,8 @@ def test_a_lying_docker_archive_is_refused(here: Dirs, tmp_path: Path, lie: str)
         ({"config": {"Env": "A=1"}}, "Env is not a list of texts"),
         ({"config": {"Env": ["A=1\0B=2"]}}, "Env is not a list of texts"),
         ({"config": {"User": 3}}, "User is not a text"),
+        ({"config": {"Env": ["A=\ud800"]}}, "the image configuration has half a surrogate pair in a text"),
+        ({"config": {"Env": ["A=\udcff"]}}, None),
         ({"config": []}, None),
         ({"config": [1]}, "config of the image configuration is not a JSON object"),
         ({"architecture": ["amd64"]}, "architecture is not a text"),
