@@ -69,6 +69,12 @@ def test_what_the_kernel_refuses_of_an_answer_is_the_answers_fault(lab: Lab) -> 
     assert not passed and "NOT the kernel refuses it" in said
 
 
+def test_a_mount_whose_name_is_no_text_is_looked_at_like_any_other(lab: Lab) -> None:
+    script = "unshare -m sh -c 'd=/mnt/$(printf \"\\377\"); mkdir -p $d; mount --bind / $d; exec sleep 1000' &"
+    passed, said, _ = judged(lab, lesson("root"), script)
+    assert not passed and "NOT the old root is still there" in said
+
+
 def test_a_script_sees_nothing_of_the_host_and_reaches_no_network(lab: Lab) -> None:
     with lab.after("true") as scene:
         assert scene.one.private("user") and scene.one.private("net") and scene.one.private("mnt") and scene.one.private("pid")

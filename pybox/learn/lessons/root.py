@@ -42,7 +42,7 @@ def _looked(seen: Seen) -> Outcome:
         parts = []
         while part := os.read(info, 65536):
             parts.append(part)
-        rows = [line.split(" ") for line in b"".join(parts).decode().splitlines()]
+        rows = [line.split(" ") for line in b"".join(parts).decode(errors="replace").splitlines()]
         targets: list[Json] = [row[4] for row in rows]
         return [own == _place("/", proc), next((row[4] for row in rows if row[0] == own[0]), ""), targets]
 
