@@ -83,6 +83,7 @@ def prune(dirs: Dirs, args: list[str]) -> int:
     for image in store.images(dirs):
         if (image.names and not parsed.has("all")) or in_use.intersection(image.layers):
             continue
+        sizes = _sizes(dirs, image)
         try:
             for name in image.names[1:]:
                 changes.remove(dirs, name, in_use)
@@ -92,7 +93,7 @@ def prune(dirs: Dirs, args: list[str]) -> int:
         except ImageError:  # its layers have just got a container
             continue
         kept = {key for each in store.images(dirs) for key in each.layers}
-        freed += sum(size for path, size in _sizes(dirs, image) if path not in kept) if image.id in removed.deleted else 0
+        freed += sum(size for path, size in sizes if path not in kept) if image.id in removed.deleted else 0
         print(f"Deleted: {', '.join(image.names) or image.id}")
     print(f"Total reclaimed space: {size(freed)}")
     return 0
