@@ -199,6 +199,8 @@ class Running:
             finally:
                 os.close(journal)
         except BaseException:
+            if options.keep:  # it never was, so nobody would know of its volumes either
+                self._leaves += runtime.own_volumes(ready)
             self._clean(keep=False)
             raise
 

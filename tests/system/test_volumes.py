@@ -243,8 +243,8 @@ def test_a_volume_without_a_name_stays_with_a_container_that_stays() -> None:
 
 
 def test_a_run_that_fails_leaves_no_volume_without_a_name() -> None:
-    for words in ((), ("-t",)):
-        assert cli("run", "--rm", *words, "-v", "/data", "busybox", "nosuch").returncode == 127
+    for words in (("--rm",), ("--rm", "-t"), (), ("-t",)):
+        assert cli("run", *words, "-v", "/data", "busybox", "nosuch").returncode == 127
         assert names_of_volumes() == []
 
 
