@@ -153,10 +153,11 @@ def name_of(dirs: Dirs, source: str) -> str:
 def _publish(dirs: Dirs, name: str, labels: tuple[str, ...], wanted: tuple[Planner, Spec, Mount] | None) -> None:
     from time import time
 
-    from pybox.image.lock import Workspace
+    from pybox.image.lock import Workspace, sweep
 
     ensure(dirs.store, 0o711)
     ensure(f"{dirs.store}/volumes", 0o711)
+    sweep(dirs.store)
     with Workspace(dirs.store) as work:
         folder = f"{work}/volume"
         os.mkdir(folder, 0o711)

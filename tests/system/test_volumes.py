@@ -257,6 +257,12 @@ def test_a_pybox_that_is_killed_leaves_no_volume_without_a_name(tmp_path: Path) 
     assert names_of_volumes() == []
 
 
+def test_what_a_killed_pybox_had_copied_is_removed_by_the_next_volume(store: dirs.Dirs) -> None:
+    os.makedirs(f"{store.store}/tmp-0123456789ab/volume/data")
+    assert cli("run", "--rm", "-v", "/data", "busybox", "true").returncode == 0
+    assert [name for name in os.listdir(store.store) if name.startswith("tmp-")] == []
+
+
 def test_a_volume_that_is_removed_while_a_container_starts_is_refused_or_missed_but_never_lost(
     volume: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
