@@ -16,7 +16,7 @@ from pybox.image import config, manifest
 from pybox.record import Record
 from pybox.registry import secrets
 from pybox.registry.address import loopback
-from pybox.registry.wire import Answer, Unreachable, Wire, origin, reason
+from pybox.registry.wire import Answer, Unreachable, Wire, joined, number, origin, reason
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -101,8 +101,8 @@ class Client:
         """Upload a blob in one piece. Raises ImageError."""
         answer = self.ask("POST", self._path("blobs", "uploads/"), also=(202,), actions="pull,push")
         answer.body(_MOST)
-        place = urljoin(answer.url, answer.header("Location"))
-        if not answer.header("Location") or (place.startswith("http:") and answer.url.startswith("https:")):
+        place = joined(answer.url, answer.header("Location"))
+        if not answer.header("Location") or not place or (place.startswith("http:") and answer.url.startswith("https:")):
             raise ImageError(f"{self}: it says not where to upload to", "it is no registry, or misconfigured")
         place += ("&" if urlsplit(place).query else "?") + urlencode({"digest": digest})
         headers = {"Content-Type": "application/octet-stream"}
@@ -210,7 +210,7 @@ class Client:
 
     def _token(self, values: dict[str, str], actions: str, who: Credentials | None) -> str:
         realm = values.get("realm", "")
-        if urlsplit(realm).scheme not in ("https", "http"):
+        if not joined(realm, ""):
             raise ImageError(f"{self}: its token server is {realm[:100]!a}, which is no web address")
         if realm.startswith("http:") and not self.insecure and not loopback(origin(realm)[1]):
             raise ImageError(
@@ -279,11 +279,11 @@ class Download:
         answer = self._client.blob(self._digest, self._at)
         skip = self._at
         if answer.status == 206:
-            begin = answer.header("Content-Range").removeprefix("bytes ").partition("-")[0]
-            skip = self._at - int(begin) if begin.isdigit() else 0
+            begin = number(answer.header("Content-Range").removeprefix("bytes ").partition("-")[0])
+            skip = 0 if begin is None else self._at - begin
             if skip < 0:
                 raise ConnectionError("it sends another part than asked for")
-        elif (told := answer.header("Content-Length")).isdigit() and int(told) != self._size:
+        elif (told := number(answer.header("Content-Length"))) not in (None, self._size):
             answer.close()
             raise EOFError(f"its blob has {told} bytes, not {self._size} as its manifest says")
         while skip:  # a server that can't send a part sends the whole

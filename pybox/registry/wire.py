@@ -143,7 +143,9 @@ class Wire:
                     return answer
                 answer.close()
             except Unreachable as error:
-                if pause is None or isinstance(error.__cause__, (ssl.SSLCertVerificationError, socket.gaierror, _Deaf)):
+                if pause is None or isinstance(
+                    error.__cause__, (ssl.SSLCertVerificationError, socket.gaierror, UnicodeError, _Deaf)
+                ):
                     raise
             progress()
             self.pause(wait or 0)
@@ -162,10 +164,11 @@ class Wire:
             answer = self._once(method, url, sent, body, insecure and origin(url) == first)
             if answer.status not in REDIRECTS or method not in ("GET", "HEAD"):
                 return answer
-            target = urljoin(url, answer.header("Location"))
+            location = answer.header("Location")
+            target = joined(url, location)
             answer.close()
-            if urlsplit(target).scheme not in ("https", "http"):
-                raise Unreachable(f"{first[1]}: sends us to {target[:100]!a}, which is no web address")
+            if not target:
+                raise Unreachable(f"{first[1]}: sends us to {location[:100]!a}, which is no web address")
             if url.startswith("https:") and not target.startswith("https:") and not insecure:
                 raise Unreachable(f"{first[1]}: sends us from https to http", "nothing protects the data there")
             url = target
@@ -188,7 +191,7 @@ class Wire:
                     _join(connection, self.manner)
                 connection.request(method, target, data or None, {"User-Agent": f"pybox/{VERSION}", **headers, **more})
                 return Answer(self, key, connection, connection.getresponse(), url)
-            except (OSError, HTTPException) as error:
+            except (OSError, HTTPException, UnicodeError) as error:  # the last: a name that IDNA can't spell
                 self.give_back(key, connection, usable=False)
                 # A server may end a connection that was kept at the very moment we use it: that's no failure of this request.
                 if not kept or isinstance(error, TimeoutError):
@@ -270,6 +273,20 @@ def origin(url: str) -> tuple[str, str]:
     return parts.scheme, parts.netloc.rpartition("@")[2].lower()
 
 
+def joined(url: str, target: str) -> str:
+    """Return where a URL of a stranger leads to, seen from another; "" for what is no web address."""
+    try:
+        found = urljoin(url, target)
+        return found if urlsplit(found).scheme in ("https", "http") and found.isascii() else ""
+    except ValueError:
+        return ""
+
+
+def number(text: str) -> int | None:
+    """Return the number that a header is, None for what is none."""
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 19 else None
+
+
 def proxy(parts: SplitResult) -> SplitResult | None:
     """Return the proxy for a URL, by the usual variables; this machine is never asked for through one."""
     name = f"{parts.scheme}_proxy"
@@ -334,6 +351,8 @@ def reason(error: Exception) -> str:
         return f"its certificate is not trusted: {error.verify_message}"
     if isinstance(error, socket.gaierror):
         return "no such host, or no name server answers"
+    if isinstance(error, UnicodeError):
+        return "no host can have such a name"
     if isinstance(error, TimeoutError):
         return "it does not answer"
     if isinstance(error, HTTPException):

@@ -234,6 +234,14 @@ FAULTS: dict[str, tuple[Callable[[Server], None], str]] = {
     "a manifest that is another": (lies, "its manifest is sha256:.*, not sha256:e3b0c"),
     "a vanished tag": (vanished, "no such tag: latest"),
     "no web address": (always("/manifests/", 307, Location="file:///etc/passwd"), "which is no web address"),
+    "no address at all": (always("/manifests/", 307, Location="http://[x"), "to 'http://.x', which is no web address"),
+    "an address in Latin-1": (always("/manifests/", 307, Location="/\xff"), r"to '/\\xff', which is no web address"),
+    "a host that can't be": (always("/manifests/", 307, Location="http://a..b/"), r"a\.\.b: no host can have such a name"),
+    "a token server that can't be": (
+        always("/manifests/", 401, WWW_Authenticate='Bearer realm="https://[x"'),
+        "its token server is 'https://.x', which is no web address",
+    ),
+    "a length of superscripts": (always("/blobs/" + BLOB, 206, b"x", Content_Range="bytes \xb2-"), "not a tar"),
     "round and round": (always("/manifests/", 307, Location=MANIFEST_PATH), "sends us on and on"),
 }
 
@@ -245,7 +253,10 @@ def test_a_failure_has_a_name_and_leaves_nothing(here: Dirs, there: Server, name
     fault(there)
     with pytest.raises(ImageError, match=message) as caught:
         pull(here, f"{there.host}/tool", FAST)
-    assert (caught.value.message.isprintable() and there.host in caught.value.message) or name == "no JSON"
+    assert (caught.value.message.isprintable() and there.host in caught.value.message) or name in (
+        "no JSON",
+        "a host that can't be",
+    )
     assert not os.path.exists(here.store) or contents(here.store) == set()
 
 
