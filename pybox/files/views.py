@@ -83,8 +83,8 @@ def _hold(given: Inputs, identity: str, rows: tuple[ChildStep, ...]) -> Held:
     # root maps the layers from outside; a plain user has the right to mount only as a citizen
     citizen = given.userns and not given.facts.root
     birth = (Clone(()), EnterUserNamespace(), Clone(("CLONE_NEWNS",), sibling=True)) if citizen else (Clone(("CLONE_NEWNS",)),)
-    # pybox-init sees to it too that it dies with us, but only when it has come so far
-    plan = (*birth, *rows, DieWithParent(), CheckLeash(), Exec((_INIT,), ("pybox-init",), ()))
+    # pybox-init sees to it too that it dies with us, but only when it has come so far; its only variable says who we are
+    plan = (*birth, *rows, DieWithParent(), CheckLeash(), Exec((_INIT,), ("pybox-init",), (str(os.getpid()),)))
     table = native.Table()
     for each in plan:
         each.lower(table)

@@ -7,6 +7,7 @@ import io
 import json
 import os
 import resource
+import select
 import shutil
 import signal
 import stat
@@ -18,7 +19,9 @@ from pathlib import Path
 import pytest
 from harness import CGROUPS, PURE_V2, PYBOX, TIMEOUT, Images, cli, eventually, many, start
 
-from pybox import dirs
+from pybox import api, dirs
+from pybox.files import views
+from pybox.spec import Spec
 
 Box = Callable[..., str]
 
@@ -614,3 +617,14 @@ def test_a_copy_that_is_killed_leaves_no_mount_and_no_process(tmp_path: Path) ->
         process.stdout.close()
         good("cp", f"{container}:/f", str(tmp_path / "f"))
     assert (tmp_path / "f").stat().st_size == 100 << 20
+
+
+def test_a_view_of_an_image_stays_until_it_is_let_go(store: dirs.Dirs) -> None:
+    runtime = api.shared()
+    runtime.make_directories()
+    held = views.image(runtime.planner.inputs(Spec(image="busybox")))
+    watch = select.poll()
+    watch.register(held.child.pidfd, select.POLLIN)
+    gone = watch.poll(100)  # who holds it: had it ended by itself, at once
+    held.close()
+    assert not gone
