@@ -172,7 +172,8 @@ def _asked(parsed: Parsed) -> api.Asked:
     if file == "-":
         if os.isatty(0):
             raise SpecError("file", "-", "standard input is a terminal", "pybox build -f - CONTEXT < Containerfile")
-        file = sys.stdin.buffer.read()
+        with open(0, "rb", closefd=False) as source:  # not sys.stdin, which is None for who was started without one
+            file = source.read(8 << 20)
     return api.Asked(
         context=parsed.rest[0],
         file=file,

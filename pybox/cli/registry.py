@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 
 from pybox.cli.options import Option, Parsed, parse_anywhere
 from pybox.dirs import Dirs
@@ -96,14 +95,16 @@ def login(where: Dirs, words: list[str]) -> int:
             raise SpecError("username", "", "needed", "pybox login -u NAME --password-stdin REGISTRY")
         user = input("Username: ")
     if parsed.has("password-stdin"):
-        password = sys.stdin.read().removesuffix("\n").removesuffix("\r")
+        with open(0, encoding="utf-8", errors="surrogateescape", newline="", closefd=False) as source:
+            password = source.read(1 << 16).removesuffix("\n").removesuffix("\r")
     elif not password:
         if not os.isatty(0):
             raise SpecError("password", "", "needed", "--password-stdin reads it from standard input")
         from getpass import getpass
 
         password = getpass("Password: ")
-    if not (user and password) or ":" in user or "\0" in user + password:
+    strange = any(char == "\0" or "\ud800" <= char <= "\udfff" for char in user + password)
+    if not (user and password) or ":" in user or strange:
         raise SpecError("login", "", "no user or no password, or one with characters that can't be sent")
     credentials = secrets.Credentials(user, password)
     manner = _manner(parsed)

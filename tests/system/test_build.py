@@ -160,6 +160,13 @@ def test_the_command_line_says_a_line_a_step_and_prints_the_id(context: Path) ->
     assert "loud\n" in cli("build", "--no-cache", "--progress", "plain", str(context)).stderr
 
 
+def test_a_containerfile_from_standard_input_that_there_is_none_of_is_empty(context: Path) -> None:
+    words = ("build", "-f", "-", str(context))
+    assert cli(*words, input=b"FROM busybox\nENV a=b\n").returncode == 0
+    closed = cli(*words, stdin=None, preexec_fn=lambda: os.close(0))
+    assert (closed.returncode, closed.stderr) == (125, "pybox: error: Containerfile: no instructions\n")
+
+
 def test_steps_of_a_build_are_listed_only_when_asked_for_and_pruned(context: Path) -> None:
     build(context, "FROM busybox\nRUN true\nRUN echo x >/x")
     assert len(cli("images", "-q", "-a").stdout.split()) - len(cli("images", "-q").stdout.split()) == 2

@@ -183,6 +183,9 @@ def test_who_has_logged_in_may_pull_and_push(run_registry: Callable[..., Registr
     cli("pull", "-q", f"{registry.host}/tool")
     refused = cli("push", f"{registry.host}/tool", f"{guarded.host}/tool")
     assert refused.returncode == 125 and f"hint: pybox login {guarded.host}" in refused.stderr
+    closed = cli("login", "-u", "me", "--password-stdin", guarded.host, stdin=None, preexec_fn=lambda: os.close(0))
+    for bad in (closed, cli("login", "-u", "\udcff", "-p", "secret", guarded.host)):
+        assert bad.returncode == 125 and bad.stderr.startswith("pybox: error: login: no user or no password")
     wrong = cli("login", "-u", "me", "--password-stdin", guarded.host, input=b"guess\n")
     assert wrong.returncode == 125 and "user or password is wrong" in wrong.stderr and "guess" not in wrong.stderr
     assert cli("login", "-u", "me", "--password-stdin", guarded.host, input=b"secret\n").returncode == 0
