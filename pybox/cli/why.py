@@ -70,11 +70,9 @@ def _of_cause(verdict: Verdict) -> Iterator[str]:
 
 def wants_json(words: Sequence[str]) -> bool:
     """Whether a command was asked for JSON: what belongs to a command inside is not looked at."""
-    if words[:1] in (["run"], ["create"], ["exec"]):
-        return False
-    ours = list(words)
-    if ours[:1] == ["explain"]:
-        ours = ours[: next((at for at, word in enumerate(ours) if word in ("run", "exec")), len(ours))]
+    from pybox.cli.commands import own_words
+
+    ours = own_words(words)
     return "--format=json" in ours or any(ours[at : at + 2] == ["--format", "json"] for at in range(len(ours)))
 
 

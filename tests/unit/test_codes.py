@@ -244,7 +244,8 @@ def test_an_error_says_the_same_in_python_and_in_json(capfd: pytest.CaptureFixtu
     [
         ("images --format json", True), ("images --format=json", True), ("images", False), ("run x --format json", False),
         ("exec c p --format json", False), ("explain run x --format json", False), ("explain --format json run x", True),
-        ("stats --format table json", False), ("", False),
+        ("stats --format table json", False), ("why-denied run x --format json", False), ("why-denied --format json -- run x", True),
+        ("inspect run --format json", True), ("", False),
     ],
 )  # fmt: skip
 def test_an_error_is_json_where_json_was_asked_for(line: str, wanted: bool) -> None:
