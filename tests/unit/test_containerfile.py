@@ -67,6 +67,7 @@ def test_here_documents_are_read_to_their_ends() -> None:
     [
         ("", "C: no instructions"),
         ("# only\n\n", "no instructions"),
+        ("\\", "no instructions"),
         ("RUN a\nRUN b\0", "C:2: a zero byte"),
         ("RUN a\n\nRUN cat <<X\nY", "C:3: the here-document <<X has no end"),
         ("# escape=x\nRUN a", "C:1: escape=x"),
@@ -78,6 +79,10 @@ def test_a_text_that_is_no_containerfile_is_refused(text: str, said: str) -> Non
     with pytest.raises(ContainerfileError) as caught:
         reading.read(text.encode(), "C")
     assert said in str(caught.value)
+
+
+def test_continued_lines_with_nothing_on_them_are_no_instruction() -> None:
+    assert [each.text for each in read("FROM a\n\\\n  \\\n").instructions] == ["a"]
 
 
 def test_bytes_that_are_no_utf8_are_refused_with_their_line() -> None:
