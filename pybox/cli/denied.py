@@ -33,7 +33,9 @@ def denied(where: Dirs, words: list[str]) -> int:
     ours = parse(WHY_DENIED, words)
     shape = form(ours, "text", "json")
     if ours.rest[:1] != ["run"]:
-        raise SpecError("why-denied", " ".join(ours.rest), "must be followed by a run", "pybox why-denied -- run busybox mount")
+        raise SpecError(
+            "why-denied", " ".join(ours.rest), "must be followed by a run", "pybox why-denied -- run busybox unshare -m true"
+        )
     parsed = parse(RUN, ours.rest[1:])
     if any(parsed.values.get(key) for key in (*BACKGROUND, *LOOKED_AT, "status-file")):
         raise SpecError(
