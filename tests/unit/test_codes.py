@@ -250,3 +250,11 @@ def test_an_error_says_the_same_in_python_and_in_json(capfd: pytest.CaptureFixtu
 )  # fmt: skip
 def test_an_error_is_json_where_json_was_asked_for(line: str, wanted: bool) -> None:
     assert wants_json(line.split()) is wanted
+
+
+def test_the_file_system_of_a_path_is_that_of_the_nearest_mount_above(monkeypatch: Patch) -> None:
+    line = "1 1 0:1 / {} rw - {} none rw\n"
+    mounts = (("/", "ext4"), (r"/a\040b", "tmpfs"), ("/data", "nfs"), ("/data", "xfs"))
+    files(monkeypatch, mountinfo="".join(line.format(*each) for each in mounts))
+    found = [probes.file_system(path) for path in ("/x", "/a b/c", "/data", "/database")]
+    assert found == ["ext4", "tmpfs", "xfs", "ext4"]
