@@ -13,6 +13,7 @@ from pybox.containerfile.errors import RunFailed
 from pybox.dirs import Dirs
 from pybox.errors import ImageNotFound, PyboxError, SpecError
 from pybox.image import store
+from pybox.shown import visible
 
 # Of the options of `run`, those that say what holds for the container of every RUN.
 _OF_RUN = (
@@ -46,7 +47,7 @@ class Lines:
 
     def step(self, number: int, total: int, text: str) -> None:
         """A step begins."""
-        shown = "".join(char if char.isprintable() else "?" for char in text)
+        shown = visible(text)
         self._head = f"[{number}/{total}] {shown if len(shown) <= 200 else shown[:197] + '...'}"
         _say(self._head[: _width()] if self._live else self._head + "\n" * self._plain)
 
