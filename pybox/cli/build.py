@@ -8,7 +8,7 @@ import sys
 from pybox.cli import registry, run
 from pybox.cli.images import size
 from pybox.cli.options import RUN, Option, Parsed, parse_anywhere
-from pybox.containerfile import api
+from pybox.containerfile import api, stages
 from pybox.containerfile.errors import RunFailed
 from pybox.dirs import Dirs
 from pybox.errors import ImageNotFound, PyboxError, SpecError
@@ -153,7 +153,10 @@ def _asked(parsed: Parsed) -> api.Asked:
         raise SpecError(
             "context", "-", "a context from standard input is not supported", "-f - reads the Containerfile from there"
         )
-    _platform(parsed.one("platform"))
+    platform = parsed.one("platform")
+    if platform is not None and not stages.buildable(platform):
+        here = f"only linux/{store.architecture()} can be built here"
+        raise SpecError("platform", platform, here, "RUN needs programs that this machine can run")
     args = []
     for word in parsed.all("build-arg"):
         name, equals, value = word.partition("=")
@@ -182,9 +185,3 @@ def _asked(parsed: Parsed) -> api.Asked:
         labels=tuple((name, value) for name, _, value in labels),
         run=run.spec_of(inner),
     )
-
-
-def _platform(wanted: str | None) -> None:
-    here = f"linux/{store.architecture()}"
-    if wanted is not None and wanted != here:
-        raise SpecError("platform", wanted, f"only {here} can be built here", "RUN needs programs that this machine can run")

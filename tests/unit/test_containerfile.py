@@ -256,6 +256,14 @@ def test_an_unknown_target_is_told_the_stages_that_there_are() -> None:
     assert "no stage nope" in str(caught.value) and caught.value.hint is not None and "a, b" in caught.value.hint
 
 
+@pytest.mark.parametrize(
+    ("machine", "names"), [("amd64", ["linux/amd64", "linux/amd64/v1"]), ("arm64", ["linux/arm64", "linux/arm64/v8"])]
+)
+def test_a_machine_has_more_names_than_one(machine: str, names: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store, "architecture", lambda: machine)
+    assert all(map(stages.buildable, names)) and not stages.buildable("linux/riscv64") and not stages.buildable(machine)
+
+
 def test_this_machine_is_a_platform() -> None:
     here = store.architecture()
     assert laid(f"FROM --platform=linux/{here} a").stages[0].base == "a"
