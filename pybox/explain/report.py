@@ -65,8 +65,8 @@ pre{white-space:pre-wrap;overflow-wrap:anywhere;margin:.4rem 0;padding:.5rem .7r
 """
 
 
-def pages(found: Evidence, redactor: Redactor, now: float) -> Iterator[str]:
-    """Yield the page."""
+def html(found: Evidence, redactor: Redactor, now: float) -> Iterator[str]:
+    """Yield the page, piece by piece."""
     yield from _Page(found, redactor).parts(now)
 
 
