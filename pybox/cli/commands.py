@@ -182,7 +182,7 @@ COMMANDS = (
     Command(
         "volume", KEEP, "volume create|ls|rm|inspect|prune ...", "named directories that outlive containers", "volumes", "volume"
     ),
-    Command("images", KEEP, "images [-q] [--format json|table]", "list images", "images", "images"),
+    Command("images", KEEP, "images [-a] [-q] [--format json|table]", "list images", "images", "images"),
     Command("image", KEEP, "image ls|inspect|history|diff|prune|rm|tag ...", "look at images", "images", "image"),
     Command(
         "pull", KEEP, "pull [--platform PLATFORM] NAME[:TAG|@DIGEST]...", "bring images from their registries", "registry", "pull"
