@@ -169,7 +169,9 @@ OF_OS = {"os", "stat", "_stat", "posixpath", "genericpath", "os.path", "_collect
 
 
 def test_run_imports_what_the_list_says_and_nothing_more() -> None:
-    loaded = loaded_by("import pybox.cli.main, pybox.cli.foreground, pybox.cli.commands, pybox.cli.run, pybox.planner, pybox.kernel.rootfs")
+    loaded = loaded_by(
+        "import pybox.cli.main, pybox.cli.foreground, pybox.cli.commands, pybox.cli.run, pybox.planner, pybox.kernel.rootfs"
+    )
     assert loaded - OF_THE_LIBRARY - OF_OS - set(RUN_IMPORTS) - set(AGAIN_IMPORTS) == set()
 
 
