@@ -17,7 +17,6 @@ import os
 import platform
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from functools import partial
@@ -188,15 +187,10 @@ def main() -> int:
         parser.error("must be root: the peers are measured as root")
     enter_namespaces()
     prefix = options.prefix.resolve()
-    before = peers.cgroups()
-    work = Path(tempfile.mkdtemp(prefix="pybox-bench.", dir=prefix))
-    os.environ.update(PYBOX_STORE=str(work / "store"), PYBOX_STATE="/run/pybox")
-    try:
+    with peers.workplace(prefix) as work:
         found, absent = contenders(prefix, work)
         load = os.getloadavg()[0]
         samples = measure(found, absent, options.rounds)
-    finally:
-        peers.clean(work, before)
     host = f"{platform.system()} {platform.release()}, {os.cpu_count()} CPUs, {options.rounds} rounds, load {load:.1f}"
     report = table.Report(host, samples, absent)
     print(report.text())

@@ -16,7 +16,6 @@ import os
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 
@@ -109,13 +108,9 @@ def main() -> int:
     parser.add_argument("--write", action="store_true", help="also write bench/EXPLAIN.md")
     options = parser.parse_args()
     enter_namespaces()
-    prefix, before = options.prefix.resolve(), peers.cgroups()
-    work = Path(tempfile.mkdtemp(prefix="pybox-bench.", dir=prefix))
-    os.environ.update(PYBOX_STORE=str(work / "store"), PYBOX_STATE="/run/pybox")
-    try:
+    prefix = options.prefix.resolve()
+    with peers.workplace(prefix) as work:
         lines = table(measure(prefix, work, options.rounds))
-    finally:
-        peers.clean(work, before)
     print("\n".join(lines))
     if options.write:
         head = f"# What looking costs\n\n`make bench-explain BENCH=--write`, {os.cpu_count()} CPUs, Linux {os.uname().release}, "

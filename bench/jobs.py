@@ -15,7 +15,6 @@ import os
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -129,15 +128,11 @@ def main() -> int:
     parser.add_argument("--write", action="store_true", help="also write bench/JOBS.md")
     options = parser.parse_args()
     enter_namespaces()
-    prefix, before = options.prefix.resolve(), peers.cgroups()
-    work = Path(tempfile.mkdtemp(prefix="pybox-bench.", dir=prefix))
-    os.environ.update(PYBOX_STORE=str(work / "store"), PYBOX_STATE="/run/pybox")
-    try:
+    prefix = options.prefix.resolve()
+    with peers.workplace(prefix) as work:
         lines = table(measure(prefix, work, options.rounds, options.count))
         if options.growth:
             lines += ["", growth(prefix, options.growth)]
-    finally:
-        peers.clean(work, before)
     print("\n".join(lines))
     if options.write:
         head = f"# Jobs by the thousand\n\n`make bench-jobs BENCH=--write`, {os.cpu_count()} CPUs, Linux {os.uname().release}, "

@@ -21,7 +21,6 @@ import platform
 import shutil
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
@@ -223,13 +222,8 @@ def main() -> int:
             vms.kernel(prefix.parent / "kernel")
     enter_namespaces("--net")
     subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
-    before = peers.cgroups()
-    work = Path(tempfile.mkdtemp(prefix="pybox-living.", dir=prefix))
-    os.environ.update(PYBOX_STORE=str(work / "store"), PYBOX_STATE="/run/pybox")
-    try:
+    with peers.workplace(prefix) as work:
         measured = report(options, prefix, work)
-    finally:
-        peers.clean(work, before)
     print(measured.markdown())
     if options.write:
         measured.write(HERE, HERE.parent / "docs")

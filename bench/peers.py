@@ -11,7 +11,9 @@ import json
 import os
 import shutil
 import subprocess
-from contextlib import suppress
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -134,6 +136,18 @@ def prepare(work: Path, tree: Path) -> list[Peer]:
                 continue
         peers.append(Peer(name, (*start, *words), pure_v2=name in PURE_V2, share=0.34 if name == "podman" else 1.0))
     return peers
+
+
+@contextmanager
+def workplace(prefix: Path) -> Iterator[Path]:
+    """Lend a directory below ``prefix`` to a measurement, with pybox's store in it; what pybox and the peers leave goes at its end."""
+    before = cgroups()
+    work = Path(tempfile.mkdtemp(prefix="pybox-bench.", dir=prefix))
+    os.environ.update(PYBOX_STORE=str(work / "store"), PYBOX_STATE="/run/pybox")
+    try:
+        yield work
+    finally:
+        clean(work, before)
 
 
 def clean(work: Path, before: frozenset[str]) -> None:

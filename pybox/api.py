@@ -112,7 +112,7 @@ def run(
         cpus: CPUs' worth of time, 0.5 is half of one. cpu_shares: weight, 1024 is normal. cpuset_cpus: ``"0-1,3"``.
         pids: most processes and threads at once, pybox-init included.
         oom_score_adj: -1000 to 1000, see proc_pid_oom_score_adj(5).
-        storage_size: bytes that the writable layer may hold; more than that is "No space left on device".
+        storage_size: bytes that the writable layer may hold; more fails with ENOSPC, on ext4 (``upper="disk"``) with EDQUOT.
         timeout: seconds, after which the whole container is killed (``reason == "timeout"``); no exception.
         env: variables, added to the image's.
         mounts: ``{"/host/dir": "/in/container"}``, or ``["/host/dir:/in/container:ro", "name:/a/volume", "/a/volume/of/its/own"]``,

@@ -10,6 +10,7 @@ import os
 from pybox.dirs import Dirs
 from pybox.host import read
 from pybox.record import Record
+from pybox.seen import unescaped
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -74,11 +75,11 @@ def store_on(*kinds: str) -> Callable[[Case], bool]:
 
 
 def file_system(path: str) -> str:
-    """Return the kind of file system that a path is on, "" when it can't be told."""
+    """Return the kind of file system that a path is on, proc_pid_mountinfo(5); "" when it can't be told."""
     best, kind = "", ""
     for line in read("/proc/self/mountinfo").splitlines():
         left, _, right = line.partition(" - ")
-        target = left.split(" ")[4]
+        target = unescaped(left.split(" ")[4])
         if (path + "/").startswith(target.rstrip("/") + "/") and len(target) >= len(best):
             best, kind = target, right.split(" ")[0]
     return kind

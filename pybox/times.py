@@ -1,6 +1,7 @@
 """Times: what people type after --since and --until, and how long ago something was, in docker's words.
 
-A time is a whole number of nanoseconds since the epoch: what the log has is more precise than a float of seconds.
+A time is a whole number of nanoseconds since the epoch: what the log has is more precise than a float of seconds. Only images are
+dated in seconds.
 """
 
 from __future__ import annotations
@@ -71,6 +72,28 @@ def stamp(when: int) -> str:
 
     t = gmtime(when // NANO)
     return f"{t[0]:04}-{t[1]:02}-{t[2]:02}T{t[3]:02}:{t[4]:02}:{t[5]:02}.{when % NANO:09}Z"
+
+
+def source_date_epoch() -> int | None:
+    """Return SOURCE_DATE_EPOCH in seconds: nothing in an image is dated later (reproducible-builds.org). None when it is not set."""
+    from os import environ
+
+    text = environ.get("SOURCE_DATE_EPOCH", "")
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 12 else None
+
+
+def dated(latest: int | None) -> int:
+    """Return the time, in seconds, that something new in an image gets: ``latest``, which is SOURCE_DATE_EPOCH, or now."""
+    from time import time
+
+    return int(time()) if latest is None else latest
+
+
+def rfc3339(seconds: float) -> str:
+    """Return a time as configurations of images have it: RFC 3339, UTC, whole seconds."""
+    from time import gmtime, strftime
+
+    return strftime("%Y-%m-%dT%H:%M:%SZ", gmtime(seconds))
 
 
 def lasting(seconds: float) -> str:

@@ -5,17 +5,15 @@ from __future__ import annotations
 import os
 import sys
 
-from pybox.cli import run
+from pybox.cli import registry, run
 from pybox.cli.images import size
 from pybox.cli.options import RUN, Option, Parsed, parse_anywhere
-from pybox.containerfile import api
+from pybox.containerfile import api, stages
 from pybox.containerfile.errors import RunFailed
 from pybox.dirs import Dirs
-from pybox.errors import PyboxError, SpecError
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from pybox.image.model import Image
+from pybox.errors import ImageNotFound, PyboxError, SpecError
+from pybox.image import store
+from pybox.shown import visible
 
 # Of the options of `run`, those that say what holds for the container of every RUN.
 _OF_RUN = (
@@ -49,7 +47,7 @@ class Lines:
 
     def step(self, number: int, total: int, text: str) -> None:
         """A step begins."""
-        shown = "".join(char if char.isprintable() else "?" for char in text)
+        shown = visible(text)
         self._head = f"[{number}/{total}] {shown if len(shown) <= 200 else shown[:197] + '...'}"
         _say(self._head[: _width()] if self._live else self._head + "\n" * self._plain)
 
@@ -110,18 +108,21 @@ def build(where: Dirs, words: list[str]) -> int:
     import signal
 
     parsed = parse_anywhere(BUILD, words)
-    asked, policy, quiet = _asked(parsed), parsed.one("pull") or "missing", parsed.has("quiet")
+    asked, policy, quiet = _asked(parsed), store.check_pull(parsed.one("pull") or "missing"), parsed.has("quiet")
     how = parsed.one("progress") or "auto"
-    if policy not in api.POLICIES:
-        raise SpecError("pull", policy, "must be missing, always or never", "docker's --pull is --pull always")
     if how not in ("auto", "plain"):
         raise SpecError("progress", how, "must be auto or plain")
     watch = Silence(plain=False) if quiet else Lines(how == "plain")
     # so that a build that is told to stop ends its container and its workspace itself
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     idfile = -1 if (path := parsed.one("iidfile")) is None else run.open_output("iidfile", path)
+
+    def fetch(where: Dirs, name: str, absent: ImageNotFound | None) -> None:
+        watch.interrupted()
+        registry.bring(where, name, absent)
+
     try:
-        built = asked.build(lambda name: _bring(where, name, policy, quiet, watch), watch)
+        built = asked.build(lambda name: api.bring(where, name, policy, None if quiet else fetch), watch)
     except RunFailed as error:
         watch.failed()
         if how != "plain":
@@ -139,8 +140,6 @@ def build(where: Dirs, words: list[str]) -> int:
         os.write(idfile, built.id.encode())
         os.close(idfile)
     if not quiet:
-        from pybox.image import store
-
         found = store.stored(where, built.id)
         _say(f"{', '.join(built.names) or '<none>'}: {size(found.size)}, {built.cached} of {built.steps} steps cached\n")
     print(built.id)
@@ -154,7 +153,10 @@ def _asked(parsed: Parsed) -> api.Asked:
         raise SpecError(
             "context", "-", "a context from standard input is not supported", "-f - reads the Containerfile from there"
         )
-    _platform(parsed.one("platform"))
+    platform = parsed.one("platform")
+    if platform is not None and not stages.buildable(platform):
+        here = f"only linux/{store.architecture()} can be built here"
+        raise SpecError("platform", platform, here, "RUN needs programs that this machine can run")
     args = []
     for word in parsed.all("build-arg"):
         name, equals, value = word.partition("=")
@@ -184,31 +186,3 @@ def _asked(parsed: Parsed) -> api.Asked:
         labels=tuple((name, value) for name, _, value in labels),
         run=run.spec_of(inner),
     )
-
-
-def _platform(wanted: str | None) -> None:
-    from pybox.image import store
-
-    here = f"linux/{store.architecture()}"
-    if wanted is not None and wanted != here:
-        raise SpecError("platform", wanted, f"only {here} can be built here", "RUN needs programs that this machine can run")
-
-
-def _bring(where: Dirs, name: str, policy: str, quiet: bool, watch: Lines) -> Image:
-    from pybox.cli import registry
-    from pybox.errors import ImageNotFound
-    from pybox.image import store
-
-    if quiet:
-        return api.bring(where, name, policy)
-    if policy == "always":
-        watch.interrupted()
-        registry.bring(where, name)
-    try:
-        return store.find(where, name)
-    except ImageNotFound as absent:
-        if policy == "never":
-            raise
-        watch.interrupted()
-        registry.bring(where, name, absent)
-    return store.find(where, name)

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from pybox.record import Record
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
 
 class Command(Record):
     """One command: where its function is, which group of the help it belongs to, and what it does."""
@@ -18,6 +22,8 @@ class Command(Record):
 
 RUN, LIVE, LOOK, KEEP = "Run things", "Containers that live", "Look inside", "Images and cleaning up"
 HIDDEN = ""  # what pybox calls itself
+INSIDE = ("run", "create", "exec")  # what follows their first word belongs to the command inside
+AROUND = ("explain", "report", "why-denied")  # look at one of those: they take it with all its words
 
 COMMANDS = (
     Command("run", RUN, "run [OPTIONS] IMAGE [COMMAND [ARG...]]", "run a command in a new container", "run", "run"),
@@ -176,7 +182,7 @@ COMMANDS = (
     Command(
         "volume", KEEP, "volume create|ls|rm|inspect|prune ...", "named directories that outlive containers", "volumes", "volume"
     ),
-    Command("images", KEEP, "images [-q] [--format json|table]", "list images", "images", "images"),
+    Command("images", KEEP, "images [-a] [-q] [--format json|table]", "list images", "images", "images"),
     Command("image", KEEP, "image ls|inspect|history|diff|prune|rm|tag ...", "look at images", "images", "image"),
     Command(
         "pull", KEEP, "pull [--platform PLATFORM] NAME[:TAG|@DIGEST]...", "bring images from their registries", "registry", "pull"
@@ -203,7 +209,9 @@ COMMANDS = (
         "save", KEEP, "save [-o FILE] [--format docker-archive|oci] IMAGE...", "write images to an archive", "images", "save"
     ),
     Command("rmi", KEEP, "rmi IMAGE...", "remove images", "images", "rmi"),
-    Command("rm", KEEP, "rm [-f] CONTAINER...", "forget containers that have ended; -f kills those that run", "lifecycle", "rm"),
+    Command(
+        "rm", KEEP, "rm [-f] [-v] CONTAINER...", "forget containers that have ended; -f kills those that run", "lifecycle", "rm"
+    ),
     Command("prune", KEEP, "prune", "forget all containers that have ended", "lifecycle", "prune"),
     Command(
         "completion",
@@ -223,3 +231,9 @@ EXAMPLES = (
     ("pybox run --rm -m 64M --cpus 0.5 --timeout 5 host python3 job.py", "a limited job on the machine's own files"),
     ("pybox explain run -m 64M busybox true", "what a run does, step by step"),
 )
+
+
+def own_words(words: Sequence[str]) -> list[str]:
+    """Return the words of a command line that can't belong to a command inside: all, or those up to `run`, `create` or `exec`."""
+    looked_at = INSIDE if words and words[0] in (*INSIDE, *AROUND) else ()
+    return list(words[: next((at for at, word in enumerate(words, 1) if word in looked_at), len(words))])

@@ -7,7 +7,7 @@ The answer has a candidate a line (fish and zsh: a TAB and what it is), and as l
 
 from __future__ import annotations
 
-from pybox.cli.commands import COMMANDS, Command
+from pybox.cli.commands import AROUND, COMMANDS, INSIDE, Command
 from pybox.cli.help import flags_of_usage, options_of
 from pybox.errors import PyboxError, SpecError
 
@@ -78,9 +78,7 @@ INSTALLED = {
     "zsh": "zsh/site-functions/_pybox",
     "fish": "fish/vendor_completions.d/pybox.fish",
 }
-COMPLETION = ()
 
-_INSIDE = ("run", "create", "exec")  # what follows their first word belongs to the command inside
 _OF_VERBS = {"volume": "VOLUME", "network": "NETWORK", "image": "IMAGE"}
 _NEW = ("create", "import")  # verbs whose words are no names that there are
 
@@ -157,10 +155,10 @@ def candidates(where: Dirs, words: Sequence[str]) -> Candidates:
             waits = word if takes.get(word) else ""
         else:
             rest.append(word)
-            if command.name in ("explain", "why-denied") and word in ("run", "exec"):
+            if command.name in AROUND and word in INSIDE:
                 yield from candidates(where, [*before[at:], current])
                 return
-            ours = ours and command.name not in _INSIDE
+            ours = ours and command.name not in INSIDE
     if waits:
         yield from _values(where, waits, named.get(waits), choices.get(waits, ""))
         return
@@ -210,7 +208,7 @@ def _kind(command: Command, rest: Sequence[str]) -> tuple[str, ...]:
             return tuple(verbs)
         return (_OF_VERBS[command.name],) if command.name in _OF_VERBS and rest[0] not in _NEW else ()
     place = places[len(rest)] if len(rest) < len(places) else places[-1] if places[-1].endswith("...") else ""
-    if command.name in _INSIDE and rest:
+    if command.name in INSIDE and rest:
         return ("FILE",)
     return tuple(place.removesuffix("...").split("|"))
 

@@ -9,6 +9,7 @@ from pybox.cli.foreground import sweep, tell
 from pybox.cli.forwarding import Forwarder
 from pybox.cli.options import RUN, Option, parse
 from pybox.cli.run import BACKGROUND, LOOKED_AT, open_output, options_of, spec_of, with_image
+from pybox.cli.table import FORMAT, form
 from pybox.errors import SpecError
 from pybox.explain.denied import Watch
 from pybox.joining import write_all
@@ -23,18 +24,18 @@ if TYPE_CHECKING:
 
 WHY_DENIED = (
     Option(("-o", "--output"), "", "write the report there, not to stderr", "FILE"),
-    Option(("--format",), "", "json or text", "FORMAT"),
+    FORMAT.replace(help="text (the default) or json"),
 )
 
 
 def denied(where: Dirs, words: list[str]) -> int:
     """Run a container and tell what was refused; returns the command's own exit status. Raises SpecError."""
     ours = parse(WHY_DENIED, words)
-    form = ours.one("format") or "text"
-    if form not in ("json", "text"):
-        raise SpecError("format", form, "must be json or text")
+    shape = form(ours, "text", "json")
     if ours.rest[:1] != ["run"]:
-        raise SpecError("why-denied", " ".join(ours.rest), "must be followed by a run", "pybox why-denied -- run busybox mount")
+        raise SpecError(
+            "why-denied", " ".join(ours.rest), "must be followed by a run", "pybox why-denied -- run busybox unshare -m true"
+        )
     parsed = parse(RUN, ours.rest[1:])
     if any(parsed.values.get(key) for key in (*BACKGROUND, *LOOKED_AT, "status-file")):
         raise SpecError(
@@ -54,7 +55,7 @@ def denied(where: Dirs, words: list[str]) -> int:
     finally:
         forwarder.stop()
     found = watch.denials
-    if form == "json":
+    if shape == "json":
         document = {"schema": "pybox.denied/1", "exit_code": result.exit_code, "denied": [one.to_json() for one in found]}
         text = json.dumps(document, indent=2)
     else:

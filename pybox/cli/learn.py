@@ -12,7 +12,7 @@ from pybox.errors import SpecError
 from pybox.learn.course import LESSONS, Judged, judge, lesson
 from pybox.learn.export import write
 from pybox.learn.grading import Graded, answers, grade
-from pybox.learn.lab import Lab
+from pybox.learn.lab import HARMLESS, Lab
 from pybox.learn.lesson import LETTERS, Handed, Lesson, read_answer
 from pybox.learn.quiz import Quiz
 from pybox.runtime import Runtime
@@ -47,17 +47,14 @@ def bench(runtime: Runtime) -> Lab:
 
     def read_line(words: list[str]) -> tuple[set[str], Spec]:
         parsed = parse(RUN, words)
-        # nothing of an answer is read from our files or environment: its Spec is made from options that only say what they say
+        # nothing of an answer is read from our files or environment: a Spec is made of those options only that Lab lets pass
         kept = Parsed()
         kept.rest = parsed.rest
-        kept.values = {key: values for key, values in parsed.values.items() if key in _SAYING}
+        kept.values = {key: values for key, values in parsed.values.items() if key in HARMLESS}
         kept.values["env"] = [word for word in parsed.all("env") if "=" in word]
         return set(parsed.values), spec_of(kept)
 
     return Lab(runtime, read_line)
-
-
-_SAYING = frozenset(option.key for option in RUN) - {"env-file", "hpc", "volume", "mount", "without"}
 
 
 def learn(where: Dirs, words: list[str]) -> int:

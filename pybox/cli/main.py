@@ -110,10 +110,10 @@ def dispatch(words: list[str]) -> int:
 
 
 def _wants_help(command: Command, words: list[str]) -> bool:
-    # for run, -h is the host name, and what follows the image belongs to the command inside
-    return words[:1] == ["--help"] or (
-        command.name not in ("run", "create", "exec") and ("--help" in words or words[:1] == ["-h"])
-    )
+    from pybox.cli.commands import own_words
+
+    mine = own_words([command.name, *words])[1:]  # none for run, where -h is the host name
+    return "--help" in mine or mine[:1] == ["-h"] or words[len(mine) :][:1] == ["--help"]
 
 
 def _call(command: Command, words: list[str]) -> int:

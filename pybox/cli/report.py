@@ -13,7 +13,7 @@ from pybox.dirs import Dirs
 from pybox.errors import SpecError
 from pybox.explain import evidence
 from pybox.explain.redact import Redactor, home
-from pybox.explain.report import pages
+from pybox.explain.report import html
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -54,4 +54,4 @@ def report(where: Dirs, words: list[str]) -> int:
 
 
 def _write(path: str, found: Evidence, keep: bool) -> None:
-    page.write(path, pages(found, Redactor(found.env, home(), keep), time()))
+    page.write(path, html(found, Redactor(found.env, home(), keep), time()))

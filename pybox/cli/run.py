@@ -230,19 +230,11 @@ def _ready(runtime: Runtime, parsed: Parsed, spec: Spec, options: Options) -> tu
 
 
 def with_image(where: Dirs, parsed: Parsed, act: Callable[[], T]) -> T:
-    """Do what needs the image; where it is absent, pull it and do it then. An image that is present costs nothing."""
-    policy = parsed.one("pull") or "missing"
-    if policy not in ("missing", "always", "never"):
-        raise SpecError("pull", policy, "must be missing, always or never")
-    if policy == "always":
-        _bring(where, parsed.rest[0], None)
-    try:
-        return act()
-    except ImageNotFound as absent:
-        if policy == "never":
-            raise
-        _bring(where, parsed.rest[0], absent)
-    return act()
+    """Do what needs the image; where it is absent, or --pull says so, pull it and do it then. Raises SpecError."""
+    from pybox.image import store
+
+    policy = store.check_pull(parsed.one("pull") or "missing")
+    return store.pulled(policy, act, lambda absent: _bring(where, parsed.rest[0], absent))
 
 
 def _bring(where: Dirs, name: str, absent: ImageNotFound | None) -> None:

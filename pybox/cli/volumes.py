@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-import time
 
 from pybox import volumes
 from pybox.cli.options import Option, parse_anywhere
 from pybox.cli.table import form, table
 from pybox.dirs import Dirs
 from pybox.errors import PyboxError, SpecError
+from pybox.times import rfc3339
 from pybox.volumes import Volume
 
 _FORMAT = Option(("--format",), "", "ls: table or json", "FORMAT")
@@ -50,7 +50,7 @@ def ls(where: Dirs, words: list[str]) -> int:
         for each in found:
             print(each.name)
     else:
-        print(table([("NAME", "CONTAINERS", "CREATED"), *((v.name, str(len(v.users)), _time(v)) for v in found)]))
+        print(table([("NAME", "CONTAINERS", "CREATED"), *((v.name, str(len(v.users)), rfc3339(v.created)) for v in found)]))
     return 0
 
 
@@ -85,15 +85,11 @@ def prune(where: Dirs, words: list[str]) -> int:
     return 0
 
 
-def _time(each: Volume) -> str:
-    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(each.created))
-
-
 def _shown(each: Volume) -> dict[str, object]:
     return {
         "Name": each.name,
         "Mountpoint": each.path,
-        "CreatedAt": _time(each),
+        "CreatedAt": rfc3339(each.created),
         "Labels": list(each.labels),
         "Containers": list(each.users),
     }

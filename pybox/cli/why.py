@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 
-from pybox.cli.options import Option, parse_anywhere
+from pybox.cli.options import parse_anywhere
+from pybox.cli.table import FORMAT, form
 from pybox.errors import PyboxError, SpecError
 
 TYPE_CHECKING = False
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
     from pybox.dirs import Dirs
     from pybox.explain.why import Answer, Verdict
 
-WHY = (Option(("--format",), "", "json or text", "FORMAT"),)
+WHY = (FORMAT.replace(help="text (the default) or json"),)
 _WORDS = {True: "probed true", False: "ruled out", None: "only the launch can tell"}
 
 
@@ -25,11 +26,11 @@ def why(where: Dirs, words: list[str]) -> int:
     from pybox.codes import CODES
 
     parsed = parse_anywhere(WHY, words)
-    form = parsed.one("format") or "text"
-    if form not in ("json", "text") or len(parsed.rest) > 1:
-        raise SpecError("why", " ".join(words), "must be [--format json|text] [CODE]")
+    shape = form(parsed, "text", "json")
+    if len(parsed.rest) > 1:
+        raise SpecError("why", " ".join(parsed.rest), "one code at a time", "pybox why alone lists them")
     if not parsed.rest:
-        if form == "json":
+        if shape == "json":
             print(json.dumps({"schema": "pybox.codes/1", "codes": {code.name: code.means for code in CODES.values()}}, indent=2))
         else:
             width = max(map(len, CODES)) + 2
@@ -38,7 +39,7 @@ def why(where: Dirs, words: list[str]) -> int:
     from pybox.explain.why import answer
 
     found = answer(where, parsed.rest[0])
-    print(json.dumps(found.to_json(), indent=2) if form == "json" else "\n".join(lines(found)))
+    print(json.dumps(found.to_json(), indent=2) if shape == "json" else "\n".join(lines(found)))
     return 0
 
 
@@ -69,11 +70,9 @@ def _of_cause(verdict: Verdict) -> Iterator[str]:
 
 def wants_json(words: Sequence[str]) -> bool:
     """Whether a command was asked for JSON: what belongs to a command inside is not looked at."""
-    if words[:1] in (["run"], ["create"], ["exec"]):
-        return False
-    ours = list(words)
-    if ours[:1] == ["explain"]:
-        ours = ours[: next((at for at, word in enumerate(ours) if word in ("run", "exec")), len(ours))]
+    from pybox.cli.commands import own_words
+
+    ours = own_words(words)
     return "--format=json" in ours or any(ours[at : at + 2] == ["--format", "json"] for at in range(len(ours)))
 
 

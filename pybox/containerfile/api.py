@@ -25,8 +25,9 @@ if TYPE_CHECKING:
     from pybox.image.model import Image
     from pybox.spec import Spec
 
+    Fetch = Callable[[Dirs, str, ImageNotFound | None], None]
+
 DEFAULTS = ("Containerfile", "Dockerfile")
-POLICIES = ("missing", "always", "never")
 # What may be said of the containers of RUN; the rest is for the Containerfile to say.
 ALLOWED = frozenset(
     "memory memory_swap cpus cpu_shares cpuset_cpus pids oom_score_adj mounts ulimits network dns add_host allow_net net_rate cap_add"
@@ -78,9 +79,8 @@ def build(
         labels=tuple((labels or {}).items()),
         run=api.spec_of("none", (), container),
     )
-    if pull not in POLICIES:
-        raise SpecError("pull", pull, "must be missing, always or never")
-    return asked.build(lambda name: bring(api.shared().dirs, name, pull), watch)
+    policy = store.check_pull(pull)
+    return asked.build(lambda name: bring(api.shared().dirs, name, policy), watch)
 
 
 class Asked:
@@ -173,24 +173,27 @@ def _first(root: int, names: Iterable[str]) -> tuple[str, bytes] | None:
     return None
 
 
-def bring(dirs: Dirs, name: str, policy: str) -> Image:
-    """Return the image of a name, pulled by that policy. Raises ImageError."""
-    from pybox.registry import pull as pulling
+def bring(dirs: Dirs, name: str, policy: str, fetch: Fetch | None = None) -> Image:
+    """Return the image of a name, pulled by a policy of ``store.PULL``; an id can't be pulled. Raises ImageError."""
 
-    if policy == "always":
+    def pull(absent: ImageNotFound | None) -> None:
         try:
             reference.parse(name)
         except PyboxError:
-            return store.find(dirs, name)  # an id
-        pulling.pull(dirs, name)
+            if absent is not None:
+                raise absent from None
+            return
+        (fetch or _fetch)(dirs, name, absent)
+
+    return store.pulled(policy, lambda: store.find(dirs, name), pull)
+
+
+def _fetch(dirs: Dirs, name: str, absent: ImageNotFound | None) -> None:
+    from pybox.registry import pull as pulling
+
     try:
-        return store.find(dirs, name)
-    except ImageNotFound as absent:
-        if policy == "never":
+        pulling.pull(dirs, name)
+    except PyboxError as error:
+        if absent is None:
             raise
-        try:
-            reference.parse(name)
-            pulling.pull(dirs, name)
-        except PyboxError as error:
-            raise ImageNotFound(f"{absent.message}, and it can't be pulled: {error.message}", absent.hint) from None
-    return store.find(dirs, name)
+        raise ImageNotFound(f"{absent.message}, and it can't be pulled: {error.message}", absent.hint) from None

@@ -7,7 +7,6 @@ build goes on from there. The image that was asked for becomes visible last, wit
 from __future__ import annotations
 
 import json
-import os
 import time
 from functools import partial
 
@@ -30,6 +29,7 @@ from pybox.image.model import Image
 from pybox.record import Record
 from pybox.runtime import Runtime
 from pybox.spec import Spec
+from pybox.times import dated, rfc3339, source_date_epoch
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -104,24 +104,13 @@ def build(runtime: Runtime, wanted: Wanted, bring: Callable[[str], Image], watch
         raise PyboxError(f"building: {error.filename or ''}{': ' * bool(error.filename)}{error.strerror or error}") from None
 
 
-def epoch() -> int | None:
-    """Return SOURCE_DATE_EPOCH in seconds, None when it is not set."""
-    text = os.environ.get("SOURCE_DATE_EPOCH", "")
-    return int(text) if text.isascii() and text.isdigit() and len(text) < 12 else None
-
-
-def stamp(seconds: int) -> str:
-    """Return a time as image configurations have it: RFC 3339."""
-    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))
-
-
 class _Build:
     def __init__(
         self, runtime: Runtime, wanted: Wanted, layout: Layout, bring: Callable[[str], Image], watch: Watch, work: str
     ) -> None:
         self._runtime, self._dirs, self._wanted, self._layout = runtime, runtime.dirs, wanted, layout
         self._bring, self._watch = bring, watch
-        self._latest = epoch()
+        self._latest = source_date_epoch()
         self._notes = Notes()
         self._maker = Maker(
             wanted.file.name, runtime, wanted.context, wanted.ignore, wanted.run, work, self._latest, watch.line, self._notes
@@ -184,7 +173,7 @@ class _Build:
             return self._done[stage.base].replace(args=(), own_cmd=False), False
         if stage.base == SCRATCH:
             empty = Image(SCRATCH, "", ())
-            return State(self._first_key(SCRATCH), empty, (), settings.with_path({}), {}, (), stamp(self._latest or 0)), False
+            return State(self._first_key(SCRATCH), empty, (), settings.with_path({}), {}, (), rfc3339(self._latest or 0)), False
         return self._state_of(self._bring(stage.base)), False
 
     def _first_key(self, base: str) -> str:
@@ -261,13 +250,10 @@ class _Build:
         """Return the state after a step that made no files; when it was first taken is remembered, so that it is the same image."""
         name = cache.key(state.key, "note", said, json.dumps(state.config, sort_keys=True))
         known = cache.look(self._dirs, name) if self._wanted.cached else None
-        created = known.created if known is not None else stamp(self._now())
+        created = known.created if known is not None else rfc3339(dated(self._latest))
         if known is None:
             cache.remember(self._dirs, self._work, name, cache.Known(state.image.id[7:], created))
         return state.after(name, said, created), known is not None
-
-    def _now(self) -> int:
-        return int(time.time()) if self._latest is None else self._latest
 
     def _layered(self, state: State, key: str, said: str, make: Callable[[str], str]) -> tuple[State, bool]:
         """Return the state with one more layer: the one that was made of the same before, or a new one."""
@@ -280,7 +266,7 @@ class _Build:
                 return state.after(key, said, known.created, _stage(there.id, there.layers), there.diff_ids), True
         folder = f"{self._work}/layer{self._number}"
         diff_id = make(folder)
-        created = stamp(self._now())
+        created = rfc3339(dated(self._latest))
         new = state.after(key, said, created, state.image, (*state.diff_ids, diff_id))
         step: dict[str, Json] = {
             "architecture": state.document.get("architecture", store.architecture()),

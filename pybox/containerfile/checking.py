@@ -63,7 +63,7 @@ def _instead(word: str, flag: str) -> str | None:
     return None
 
 
-def words(text: str, escape: str) -> list[str]:
+def words(text: str) -> list[str]:
     """Return the words of a list that may be a JSON array; variables are not replaced yet."""
     found = as_json(text)
     return text.split() if found is None else found
@@ -127,7 +127,7 @@ def sources(instruction: Instruction, escape: str) -> tuple[list[str], str]:
 
     Raises WordError.
     """
-    given = words(instruction.text, escape)
+    given = words(instruction.text)
     if instruction.heredocs:
         given = [word for word in given if "<<" not in word]
     if len(given) + len(instruction.heredocs) < 2 or not given:
@@ -167,7 +167,8 @@ def _copy(instruction: Instruction, escape: str) -> None:
     given, _ = sources(instruction, escape)
     flags = dict(instruction.flags)
     for source in given:
-        if source.startswith("git@") or "://" in source.partition("/")[0] + source[len(source.partition("/")[0]) :][:3]:
+        scheme, _, rest = source.partition("/")
+        if source.startswith("git@") or (scheme.endswith(":") and rest.startswith("/")):
             raise WordError(f"{source}: what is on the network is not fetched; download it before, or in a RUN")
         no_way_out(source)
     if "from" in flags and not flags["from"]:
@@ -218,7 +219,7 @@ def _healthcheck(instruction: Instruction, escape: str) -> None:
 
 
 def _volume(instruction: Instruction, escape: str) -> None:
-    if not words(instruction.text, escape):
+    if not words(instruction.text):
         raise WordError("needs a path")
 
 

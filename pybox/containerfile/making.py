@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import tarfile
-import time
 from contextlib import ExitStack, contextmanager
 from stat import S_ISDIR
 
@@ -26,6 +25,7 @@ from pybox.image.stream import Chunks
 from pybox.kernel.inputs import Inputs
 from pybox.record import Record
 from pybox.spec import Spec
+from pybox.times import dated
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -118,7 +118,7 @@ class Maker:
         wish = Wish(
             owner=_owner(state.image, wording.expand(flags["chown"])) if "chown" in flags else None,
             mode=checking.mode(wording.expand(flags["chmod"])) if "chmod" in flags else None,
-            now=int(time.time()) if self._latest is None else self._latest,
+            now=dated(self._latest),
             latest=self._latest,
         )
         inline = [
@@ -177,7 +177,7 @@ class Maker:
             if not S_ISDIR(status.st_mode):
                 raise WordError(f"{path}: the image has a file there")
             return None
-        now = int(time.time()) if self._latest is None else self._latest
+        now = dated(self._latest)
 
         def make(folder: str) -> str:
             info = described("", tarfile.DIRTYPE, 0o755, 0)

@@ -77,10 +77,10 @@ class _Reader:
         self._directives()
         found = []
         while self._at < len(self._lines):
-            if _is_code(self._lines[self._at]):
-                found.append(self._instruction())
-            else:
+            if not _is_code(self._lines[self._at]):
                 self._at += 1
+            elif (instruction := self._instruction()) is not None:
+                found.append(instruction)
         if not found:
             raise self._wrong(0, "no instructions")
         return Containerfile(self._name, tuple(found), self._escape)
@@ -103,7 +103,8 @@ class _Reader:
             elif key == "syntax" and not value.removeprefix("docker.io/").startswith("docker/dockerfile"):
                 raise self._wrong(self._at, f"syntax={value}: another language than docker/dockerfile is not supported")
 
-    def _instruction(self) -> Instruction:
+    def _instruction(self) -> Instruction | None:
+        """Read one instruction; None for continued lines with nothing on them."""
         number = self._at + 1
         text, goes_on = self._cut(self._lines[self._at].lstrip())
         self._at += 1
@@ -113,8 +114,10 @@ class _Reader:
             if _is_code(line):  # comments and empty lines in between are dropped
                 more, goes_on = self._cut(line)
                 text += more
-        parts = text.strip().split(None, 1)
-        word, rest = parts[0].upper(), parts[1] if len(parts) > 1 else ""
+        parts = text.split(None, 1)
+        if not parts:
+            return None
+        word, rest = parts[0].upper(), parts[1].strip() if len(parts) > 1 else ""
         flags, rest = _flags(rest) if word in _FLAGGED else ((), rest)
         heredocs: tuple[Heredoc, ...] = ()
         if word in ("RUN", "COPY", "ADD") and "<<" in rest and as_json(rest) is None:

@@ -53,11 +53,6 @@ def apply(config: Config, wording: Wording) -> tuple[Config, str]:
     return {key: value for key, value in new.items() if value not in (None, "", [], {}) or key in ("Cmd", "Entrypoint")}, said
 
 
-def knows(word: str) -> bool:
-    """Return whether an instruction changes the settings and nothing else."""
-    return word in _CHANGES
-
-
 def strings(config: Mapping[str, Json], field: str) -> list[str]:
     """Return a list of texts; empty when absent."""
     found = config.get(field)
@@ -159,7 +154,7 @@ def ports(word: str) -> list[str]:
 
 
 def _volume(config: Config, wording: Wording) -> str:
-    paths = [wording.expand(word) for word in checking.words(wording.text, wording.escape)]
+    paths = [wording.expand(word) for word in checking.words(wording.text)]
     if not all(paths):
         raise WordError("a path is empty")
     config["Volumes"] = {**objects(config, "Volumes"), **{path: {} for path in paths}}

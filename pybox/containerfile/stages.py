@@ -49,6 +49,15 @@ class Layout(Record):
         return None
 
 
+_ALIASES = {"arm64": ("linux/arm64/v8",), "amd64": ("linux/amd64/v1", "linux/x86_64"), "arm": ("linux/arm/v7",)}
+
+
+def buildable(platform: str) -> bool:
+    """Return whether a platform, as it is typed, is this machine's own."""
+    machine = store.architecture()
+    return platform in (f"linux/{machine}", *_ALIASES.get(machine, ()))
+
+
 def platform() -> dict[str, str]:
     """Return the arguments that say what is built on what: BuildKit's names."""
     machine = store.architecture()
@@ -99,9 +108,9 @@ def _begun(file: Containerfile, instruction: Instruction, values: Mapping[str, s
     if not base:
         raise file.wrong(instruction.line, f"FROM {image}: that is empty", "give the ARG a default, or --build-arg")
     wanted = _expanded(file, instruction, dict(instruction.flags).get("platform", ""), values)
-    if wanted and wanted not in (f"linux/{store.architecture()}", *_VARIANTS.get(store.architecture(), ())):
-        here = f"linux/{store.architecture()}"
-        raise file.wrong(instruction.line, f"--platform={wanted}: only {here} can be built here", "RUN needs the machine's own")
+    if wanted and not buildable(wanted):
+        reason = f"--platform={wanted}: only linux/{store.architecture()} can be built here"
+        raise file.wrong(instruction.line, reason, "RUN needs programs that this machine can run")
     name = rest[1].lower() if rest else ""
     if name and (not (name[0].isascii() and name[0].isalpha()) or not all(c.isalnum() or c in "-_." for c in name)):
         raise file.wrong(instruction.line, f"{name} is no name for a stage", "a letter, then letters, digits, - _ and .")
@@ -111,9 +120,6 @@ def _begun(file: Containerfile, instruction: Instruction, values: Mapping[str, s
     if base == HOST:
         raise file.wrong(instruction.line, "FROM host: the machine's own root is no image to build on")
     return Stage(len(before), name, base if number is None else number, instruction, ())
-
-
-_VARIANTS = {"arm64": ("linux/arm64/v8",), "amd64": ("linux/amd64/v1", "linux/x86_64"), "arm": ("linux/arm/v7",)}
 
 
 def _needed(file: Containerfile, everything: Layout, target: str) -> tuple[Stage, ...]:

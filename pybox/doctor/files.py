@@ -16,6 +16,7 @@ from pybox.doctor.trial import Outcome, attempt, become, enter_user_namespace, m
 from pybox.errors import ImageError
 from pybox.host import read
 from pybox.image import store
+from pybox.probes import file_system
 from pybox.record import Record
 from pybox.steps.mounts import MountOverlay
 
@@ -27,17 +28,6 @@ _NO_UPPER = ("overlay", "nfs", "nfs4", "vfat", "fuse", "9p", "hostfs")
 _GOOD_STORE = "export PYBOX_STORE=/var/tmp/pybox-store   (or another directory on ext4, xfs, btrfs, or tmpfs from Linux 6.6 on)"
 _LITTLE = 256 << 20  # bytes: less is not enough to import a Debian image
 _FEW = 10_000  # files: the same
-
-
-def mounted_on(path: str) -> tuple[str, str]:
-    """Return (mount point, type) of the file system of a path: proc_pid_mountinfo(5)."""
-    best, kind = "", ""
-    for line in read("/proc/self/mountinfo").splitlines():
-        left, _, right = line.partition(" - ")
-        target = left.split(" ")[4].replace("\\040", " ")
-        if (path + "/").startswith(target.rstrip("/") + "/") and len(target) >= len(best):
-            best, kind = target, right.split(" ")[0]
-    return best, kind
 
 
 class Storage(Record):
@@ -72,7 +62,7 @@ def storage(host: Host) -> Item:
         wanted = ("trusted", "user") if uid == 0 else ("user",)
         attributes = tuple((name, _attribute(host.scratch, f"{name}.pybox")) for name in wanted)
         seen = seen.replace(
-            fstype=mounted_on(host.scratch)[1], free=room.f_bavail * room.f_frsize, files=files, attributes=attributes
+            fstype=file_system(host.scratch), free=room.f_bavail * room.f_frsize, files=files, attributes=attributes
         )
     return judge_storage(seen)
 
@@ -164,7 +154,7 @@ def overlay(host: Host) -> Item:
     """Mount overlays over the storage and change them: upper in memory and on disk, and for root also as a plain user."""
     if not host.scratch:
         return not_tried("overlay", "overlay")
-    fstype = mounted_on(host.scratch)[1]
+    fstype = file_system(host.scratch)
     kinds = [("root", False, True)] if host.facts.root else []
     if host.plain:
         kinds.append((f"uid {host.plain[0]} with userxattr", True, not host.facts.root))

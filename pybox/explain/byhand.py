@@ -12,7 +12,7 @@ from shlex import quote
 
 from pybox import native
 from pybox.errors import SpecError
-from pybox.steps import hostside, images, mounts, network, places, process, quota, rights
+from pybox.steps import hostside, mounts, network, places, process, quota, rights
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ class _Script:
             write = next((_WRITERS[kind] for kind in type(step).__mro__ if kind in _WRITERS), None)
             if write is None:
                 reason = f"step {number} ({step.describe()}) has no equivalent there"
-                raise SpecError("shell", "", reason, "it works without --userns, -t and --system")
+                raise SpecError("shell", "", reason, "it works without --userns, --network, -t and --system")
             lines = write(self, step)
             if lines:
                 (before if side == "host" else inside).extend([f"# {number}. {step.describe()}", *lines])
@@ -308,7 +308,6 @@ _WRITERS: dict[type, Writer] = {
     process.Exec: _exec,
     mounts.PrivateMounts: lambda to, step: ["mount --make-rprivate /"],
     mounts.MountOverlay: _overlay,
-    images.ShowLayers: _overlay,
     mounts.MountKernelFs: _kernel_fs,
     mounts.OpenSource: _open_source,
     mounts.SetMountFlags: _source_flags,

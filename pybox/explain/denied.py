@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 
 _NOTIF = Struct("<QIIiIQ6Q")  # struct seccomp_notif: id, pid, flags, then seccomp_data: nr, arch, ip, args
 _ANSWER = Struct("<QqiI")  # struct seccomp_notif_resp: id, val, error, flags
+_IDENTITY = Struct("<Q")
 _LONGEST = 256  # of a string that is shown
 
 # What the arguments are, where that helps: s a string, x flags, d an int, p a pointer. Others are shown as six numbers.
@@ -171,7 +172,7 @@ class Watch(Recorder):
     def _serve(self, fd: int) -> None:
         poll = select.poll()
         poll.register(fd, select.POLLIN)
-        receive, send = (native.number(f"SECCOMP_IOCTL_NOTIF_{word}") for word in ("RECV", "SEND"))
+        receive, valid, send = (native.number(f"SECCOMP_IOCTL_NOTIF_{word}") for word in ("RECV", "ID_VALID", "SEND"))
         while True:
             ((_, event),) = poll.poll()
             if not event & select.POLLIN:  # nobody has this filter any more
@@ -184,17 +185,18 @@ class Watch(Recorder):
             identity, pid, _, number, _, _, *arguments = _NOTIF.unpack(asked)
             verdict = decide(self._policy, number, arguments)
             error = bpf.errno_of(verdict) or 0
-            self._add(number, arguments, verdict, pid)
+            call = self._call(number, arguments, verdict, pid)
             try:
+                ioctl(fd, valid, _IDENTITY.pack(identity))  # else it was killed, and what was read may be another process's
+                self._counts[call] = self._counts.get(call, 0) + 1
                 ioctl(fd, send, _ANSWER.pack(identity, 0, -error, 0))
             except OSError:  # ENOENT: killed meanwhile
                 continue
 
-    def _add(self, number: int, arguments: list[int], verdict: int, pid: int) -> None:
+    def _call(self, number: int, arguments: list[int], verdict: int, pid: int) -> Call:
         name = self._names.get(number, f"syscall_{number}")
         shown = show(_SHAPES.get(name, "xxxxxx"), arguments, lambda at: _string(pid, at))
-        call = Call(name, number, shown, verdict, read(f"/proc/{pid}/comm").strip())
-        self._counts[call] = self._counts.get(call, 0) + 1
+        return Call(name, number, shown, verdict, read(f"/proc/{pid}/comm").strip())
 
 
 def asking(policy: Policy) -> Policy:

@@ -12,6 +12,7 @@ from time import localtime, strftime
 
 from pybox import page
 from pybox.contrast import SAME
+from pybox.kernel.usage import UNLIMITED
 from pybox.page import escaped
 from pybox.shown import size
 from pybox.version import VERSION
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from pybox.explain.redact import Redactor
     from pybox.fastjson import Json
 
-NO_LIMIT = 1 << 62  # see kernel/usage.py
 _LONGEST = 200  # characters of a title: a command may be a script
 _SIDES = {"host": "On the host, before there is a process", "inside": "In the new process, between clone and exec"}
 _STYLE = """
@@ -65,8 +65,8 @@ pre{white-space:pre-wrap;overflow-wrap:anywhere;margin:.4rem 0;padding:.5rem .7r
 """
 
 
-def pages(found: Evidence, redactor: Redactor, now: float) -> Iterator[str]:
-    """Yield the page."""
+def html(found: Evidence, redactor: Redactor, now: float) -> Iterator[str]:
+    """Yield the page, piece by piece."""
     yield from _Page(found, redactor).parts(now)
 
 
@@ -330,7 +330,7 @@ def _gauge(share: float | None) -> str:
 
 def _limit(value: str) -> str:
     """Return what a file of a group says; v1 has a number for no limit."""
-    return f"{value} (no limit)" if value.isdigit() and int(value) >= NO_LIMIT else value
+    return f"{value} (no limit)" if value.isdigit() and int(value) >= UNLIMITED else value
 
 
 def _time(microseconds: float) -> str:

@@ -111,9 +111,12 @@ def find(name: str) -> tuple[Code, tuple[type[Step], ...], str]:
 
 
 def step_kinds() -> tuple[type[Step], ...]:
-    """Return all kinds of steps."""
-    from pybox.steps import delegation, entering, hostside, mounts, network, pasta, places, process, rights, terminal, wiring
+    """Return all kinds of steps: those of each module in pybox/steps, so that none can be forgotten here."""
+    from importlib import import_module
+    from pkgutil import iter_modules
 
-    modules = (delegation, entering, hostside, mounts, network, pasta, places, process, rights, terminal, wiring)
+    from pybox import steps
+
+    modules = (import_module(f"pybox.steps.{module.name}") for module in iter_modules(steps.__path__))
     found = (kind for module in modules for _, kind in inspect.getmembers(module, inspect.isclass))
     return tuple(dict.fromkeys(kind for kind in found if issubclass(kind, Step) and kind.call))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shlex
-import time
 
 from pybox.errors import ImageError, SpecError
 from pybox.files import changes as differences
@@ -20,6 +19,7 @@ from pybox.image.pack import END, described, encoded
 from pybox.image.tape import shown
 from pybox.image.tree import DIRECTORY, Cursor
 from pybox.record import Record
+from pybox.times import dated, rfc3339, source_date_epoch
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -183,9 +183,7 @@ def _entry(taker: Taker, cursor: Cursor, folders: list[bytes], name: bytes) -> I
 def _settings(reach: Reach, blob: bytes, diff_id: str, wish: Wish) -> config.Config:
     """Return the configuration of the new image: the old one's, amended. Fields that pybox does not know are kept."""
     document = config.obj(config.load(blob, "the image configuration"), "the image configuration")
-    epoch = os.environ.get("SOURCE_DATE_EPOCH", "")
-    seconds = int(epoch) if epoch.isascii() and epoch.isdigit() and len(epoch) < 12 else int(time.time())
-    created = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))
+    created = rfc3339(dated(source_date_epoch()))
     history = document.get("history")
     step: dict[str, Json] = {"created": created, "created_by": f"pybox commit {reach.command}".rstrip()}
     step |= {key: value for key, value in (("author", wish.author), ("comment", wish.message)) if value}

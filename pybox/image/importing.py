@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 
 from pybox.dirs import Dirs
 from pybox.errors import ImageError, ImageNotFound
@@ -14,6 +13,7 @@ from pybox.image.model import ImageConfig
 from pybox.image.pack import packed
 from pybox.image.shelf import open_file
 from pybox.image.stream import Chunks, Metered, close, decompressed
+from pybox.times import dated, rfc3339, source_date_epoch
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -72,6 +72,4 @@ def _created(dirs: Dirs, name: str, made: Layer, run: ImageConfig, architecture:
             return there.created
     except ImageNotFound:
         pass
-    epoch = os.environ.get("SOURCE_DATE_EPOCH", "")
-    seconds = int(epoch) if epoch.isascii() and epoch.isdigit() and len(epoch) < 12 else int(time.time())
-    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))
+    return rfc3339(dated(source_date_epoch()))

@@ -21,14 +21,21 @@ import os
 
 from pybox import fastjson
 from pybox.dirs import Dirs
-from pybox.errors import ImageError, ImageNotFound
+from pybox.errors import ImageError, ImageNotFound, SpecError
 from pybox.image.model import Image, ImageConfig
 from pybox.image.reference import HOST, canonical, filename, unfilename
 from pybox.record import Record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import TypeVar
+
     from pybox.fastjson import Json
+
+    T = TypeVar("T")
+
+PULL = ("missing", "always", "never")  # when a registry is asked for an image
 
 _GOARCH = {
     "x86_64": "amd64",
@@ -86,6 +93,29 @@ def find(dirs: Dirs, name: str) -> Image:
     if text is None:
         return _image(dirs, name, *_search(dirs, name))
     return _image(dirs, name, entry or name, text)
+
+
+def check_pull(policy: str) -> str:
+    """Return one of PULL. Raises SpecError for any other word."""
+    if policy not in PULL:
+        raise SpecError("pull", policy, "must be missing, always or never", "docker's --pull is --pull always")
+    return policy
+
+
+def pulled(policy: str, act: Callable[[], T], fetch: Callable[[ImageNotFound | None], object]) -> T:
+    """Do what needs an image, which is fetched before or when it turns out to be absent, as a policy of PULL says.
+
+    ``fetch`` is given why it was called: what ``act`` raised, None when nobody has looked. An image that is there costs nothing.
+    """
+    if policy == "always":
+        fetch(None)
+    try:
+        return act()
+    except ImageNotFound as absent:
+        if policy == "never":
+            raise
+        fetch(absent)
+    return act()
 
 
 def link(dirs: Dirs, name: str) -> str | None:

@@ -39,9 +39,7 @@ class Inputs(Record):
     dirs: Dirs
     account: Account = Account()
     sources: tuple[str, ...] = ()  # of spec.mounts, in order: "directory", "file", "device", "image" or "tmpfs"
-    stacks: tuple[
-        tuple[str, ...], ...
-    ] = ()  # of spec.mounts that are images, in order, their layers; () of others. () for none at all
+    stacks: tuple[tuple[str, ...], ...] = ()  # of spec.mounts, in order: an image's layers; () when none is an image
     filter: bytes = b""  # compiled seccomp program, b"" for none
     etc_mode: int | None = None  # of the image's /etc, when it is a plain directory that belongs to the container's root
     top: tuple[TopEntry, ...] = ()  # of the image host, for a plain user

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     Groups = tuple[tuple[str, str], ...]  # (controller, directory); "" is the cgroup2 group
 
-_UNLIMITED = 1 << 62  # v1 says "no limit" by the largest number of whole pages
+UNLIMITED = 1 << 62  # v1 says "no limit" by the largest number of whole pages
 _PIDS_MOST = 1 << 22  # PID_MAX_LIMIT: more the kernel never has, so this is no limit
 
 
@@ -70,7 +70,7 @@ def account(groups: Groups) -> Account:
         throttled=throttled if quota else None,
         memory=memory,
         memory_peak=peak,
-        memory_limit=None if limit is not None and limit >= _UNLIMITED else limit,
+        memory_limit=None if limit is not None and limit >= UNLIMITED else limit,
         pids=pids,
         pids_limit=None if pids_limit is not None and pids_limit >= _PIDS_MOST else pids_limit,
         read=read_bytes,

@@ -69,7 +69,7 @@ def test_a_filter_that_is_installed_early_is_listened_to_as_well() -> None:
         (("run", "--security-opt", "seccomp=unconfined", "busybox", "true"), "without a filter nothing is refused"),
         (("run", "-d", "busybox", "true"), "is for a run in the foreground"),
         (("exec", "x", "true"), "must be followed by a run"),
-        (("--format", "yaml", "run", "busybox", "true"), "must be json or text"),
+        (("--format", "yaml", "run", "busybox", "true"), "must be text or json"),
         (("-o", "/nowhere/x", "run", "busybox", "true"), "No such file or directory"),
     ],
 )

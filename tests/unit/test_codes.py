@@ -55,7 +55,8 @@ def test_every_class_of_error_has_its_code_in_the_table() -> None:
 
 def test_every_step_has_codes_whatever_its_errno() -> None:
     kinds = step_kinds()
-    assert len(kinds) > 50
+    rooms = {path.stem for path in (ROOT / "pybox" / "steps").glob("[!_]*.py")} - {"base"}
+    assert {kind.__module__.rpartition(".")[2] for kind in kinds} == rooms
     for kind in kinds:
         for number in (errno.EIO, errno.EPERM, 0):
             name = of_step(kind.call, number)
@@ -243,8 +244,17 @@ def test_an_error_says_the_same_in_python_and_in_json(capfd: pytest.CaptureFixtu
     [
         ("images --format json", True), ("images --format=json", True), ("images", False), ("run x --format json", False),
         ("exec c p --format json", False), ("explain run x --format json", False), ("explain --format json run x", True),
-        ("stats --format table json", False), ("", False),
+        ("stats --format table json", False), ("why-denied run x --format json", False), ("why-denied --format json -- run x", True),
+        ("inspect run --format json", True), ("", False),
     ],
 )  # fmt: skip
 def test_an_error_is_json_where_json_was_asked_for(line: str, wanted: bool) -> None:
     assert wants_json(line.split()) is wanted
+
+
+def test_the_file_system_of_a_path_is_that_of_the_nearest_mount_above(monkeypatch: Patch) -> None:
+    line = "1 1 0:1 / {} rw - {} none rw\n"
+    mounts = (("/", "ext4"), (r"/a\040b", "tmpfs"), ("/data", "nfs"), ("/data", "xfs"))
+    files(monkeypatch, mountinfo="".join(line.format(*each) for each in mounts))
+    found = [probes.file_system(path) for path in ("/x", "/a b/c", "/data", "/database")]
+    assert found == ["ext4", "tmpfs", "xfs", "ext4"]

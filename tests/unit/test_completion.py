@@ -80,6 +80,7 @@ def test_the_options_that_a_usage_line_names_are_those_of_the_table(command: obj
         ("explain --step 3 run --read", {"--read-only"}),
         ("why-denied -- run --read", {"--read-only"}),
         ("why-denied --f", {"--format"}),
+        ("report -o x run --read", {"--read-only"}),
         ("why E-EXEC-CR", {"E-EXEC-CRLF"}),
         ("doctor over", {"overlay"}),
         ("volume ", {"create", "ls", "rm", "inspect", "prune"}),

@@ -67,6 +67,7 @@ def test_here_documents_are_read_to_their_ends() -> None:
     [
         ("", "C: no instructions"),
         ("# only\n\n", "no instructions"),
+        ("\\", "no instructions"),
         ("RUN a\nRUN b\0", "C:2: a zero byte"),
         ("RUN a\n\nRUN cat <<X\nY", "C:3: the here-document <<X has no end"),
         ("# escape=x\nRUN a", "C:1: escape=x"),
@@ -78,6 +79,10 @@ def test_a_text_that_is_no_containerfile_is_refused(text: str, said: str) -> Non
     with pytest.raises(ContainerfileError) as caught:
         reading.read(text.encode(), "C")
     assert said in str(caught.value)
+
+
+def test_continued_lines_with_nothing_on_them_are_no_instruction() -> None:
+    assert [each.text for each in read("FROM a\n\\\n  \\\n").instructions] == ["a"]
 
 
 def test_bytes_that_are_no_utf8_are_refused_with_their_line() -> None:
@@ -250,6 +255,14 @@ def test_an_unknown_target_is_told_the_stages_that_there_are() -> None:
     with pytest.raises(ContainerfileError) as caught:
         laid(THREE, "nope")
     assert "no stage nope" in str(caught.value) and caught.value.hint is not None and "a, b" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("machine", "names"), [("amd64", ["linux/amd64", "linux/amd64/v1"]), ("arm64", ["linux/arm64", "linux/arm64/v8"])]
+)
+def test_a_machine_has_more_names_than_one(machine: str, names: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store, "architecture", lambda: machine)
+    assert all(map(stages.buildable, names)) and not stages.buildable("linux/riscv64") and not stages.buildable(machine)
 
 
 def test_this_machine_is_a_platform() -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+import pybox
 from pybox.cli.options import RUN
 from pybox.codes import CODES
 from pybox.explain.why import step_kinds
@@ -75,6 +76,11 @@ def test_the_site_names_every_concept_and_no_page_that_is_not_there() -> None:
     elsewhere = {"index.md", "CHANGELOG.md", *(name for name in named if name.startswith("bench/"))}
     assert {path.relative_to(ROOT / "docs").as_posix() for path in (ROOT / "docs" / "concepts").glob("*.md")} <= named
     assert [name for name in sorted(named - elsewhere) if not (ROOT / "docs" / name).exists()] == []
+
+
+def test_the_reference_of_python_has_every_public_name() -> None:
+    told = {name.split(".")[1] for name in re.findall(r"^::: (pybox\.[\w.]+)$", (ROOT / "docs" / "api.md").read_text(), re.M)}
+    assert set(pybox.__all__) - {"PIPE", "STDOUT", "DEVNULL", "__version__"} <= told  # those are subprocess's
 
 
 @pytest.mark.parametrize("name", LINKING)

@@ -88,6 +88,20 @@ def test_an_error_is_one_line_and_its_hint_another(capfd: pytest.CaptureFixture[
     assert capfd.readouterr().err == "pybox: error: memory: 'x\\n\\udcff': bad\npybox: hint: do this\n"
 
 
+@pytest.mark.parametrize(
+    ("line", "helped"),
+    [
+        ("run --help", True), ("rm x --help", True), ("rm -h", True), ("explain run --help", True), ("explain --help run x", True),
+        ("run x --help", False), ("exec x y --help", False), ("explain run x --help", False), ("why-denied -- run x ls --help", False),
+        ("report -o f run x ls -h", False),
+    ],
+)  # fmt: skip
+def test_help_is_ours_only_where_it_can_t_be_meant_for_the_command_inside(line: str, helped: bool) -> None:
+    first, *words = line.split()
+    command = next(command for command in COMMANDS if command.name == first)
+    assert main._wants_help(command, words) is helped
+
+
 def test_h_of_run_is_the_host_name_and_not_help() -> None:
     assert parse(RUN, ["-h", "box", "x"]).one("hostname") == "box"
 

@@ -12,7 +12,7 @@ import pytest
 from image_tars import contents, dirs, entry, tar
 
 from pybox.dirs import Dirs
-from pybox.errors import ImageError, ImageNotFound, PyboxError
+from pybox.errors import ImageError, ImageNotFound, PyboxError, SpecError
 from pybox.image import changes, importing, lock, store
 from pybox.image.model import ImageConfig
 
@@ -291,3 +291,35 @@ def test_a_lock_that_is_shared_keeps_others_out_until_the_last_lets_go(tmp_path:
     alone = lock.take(path, wait=False)
     assert alone is not None and lock.take(path, shared=True, wait=False) is None
     lock.drop(path, alone)
+
+
+@pytest.mark.parametrize(
+    ("policy", "there", "fetched"),
+    [
+        ("missing", True, []),
+        ("missing", False, ["no image x"]),
+        ("always", True, ["None"]),
+        ("always", False, ["None", "no image x"]),
+        ("never", True, []),
+    ],
+)
+def test_an_image_is_fetched_when_the_policy_says_so(policy: str, there: bool, fetched: list[str]) -> None:
+    asked: list[str] = []
+
+    def act() -> str:
+        if not there and not (asked and asked[-1] != "None"):
+            raise ImageNotFound("no image x")
+        return "done"
+
+    assert store.pulled(store.check_pull(policy), act, lambda absent: asked.append(str(absent))) == "done"
+    assert asked == fetched
+
+
+def test_a_policy_that_never_pulls_lets_the_error_through_and_another_word_is_refused() -> None:
+    def absent() -> str:
+        raise ImageNotFound("no image x")
+
+    with pytest.raises(ImageNotFound):
+        store.pulled("never", absent, lambda absent: pytest.fail("it was pulled"))
+    with pytest.raises(SpecError, match="must be missing, always or never"):
+        store.check_pull("true")

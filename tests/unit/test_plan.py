@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import builtins
-import inspect
 import os
 import posix
 import struct
@@ -15,13 +14,14 @@ from hypothesis import strategies as st
 from pybox import native
 from pybox.dirs import Dirs
 from pybox.errors import LimitError, SpecError
+from pybox.explain.why import step_kinds
 from pybox.host import Cgroups, Facts
 from pybox.image.model import Image, ImageConfig
 from pybox.kernel.inputs import Account, Inputs, TopEntry
 from pybox.network.networks import Network
 from pybox.plan import Plan, make
 from pybox.spec import Limits, Mount, Net, Rlimit, Spec
-from pybox.steps import entering, hostside, mounts, network, places, process, rights, terminal
+from pybox.steps import entering, mounts
 from pybox.steps.base import ChildStep, HostStep, Step
 from pybox.steps.hostside import ClaimState, MakeUpper, MakeUserNamespace
 from pybox.steps.mounts import (
@@ -50,7 +50,7 @@ from pybox.steps.process import (
     SetHostname,
 )
 from pybox.steps.rights import DropBounding, InstallFilter, NoNewPrivileges, SetCapabilities, SetGid, SetGroups, SetRlimit, SetUid
-from pybox.steps.wiring import PlugIn
+from pybox.steps.wiring import JoinNetwork, PlugIn
 
 V2 = Cgroups(unified="/cg", controllers=frozenset({"memory", "pids", "cpu", "cpuset"}))
 HYBRID = Cgroups(unified="/cg/unified", v1=tuple((name, f"/cg/{name}") for name in ("memory", "pids", "cpu")), problem="hybrid")
@@ -127,6 +127,14 @@ VARIANTS: dict[str, Inputs] = {
     "looked after, hybrid": inputs(facts=ROOT.replace(cgroups=HYBRID), keep_upper=True, managed=True),
     "unconfined": inputs(PLAIN.replace(seccomp="unconfined", no_new_privs=False, cap_add=("ALL",)), filter=b""),
     "another user": inputs(PLAIN.replace(user="5:6"), account=Account(5, 6, ())),
+    "a writable layer with a limit": inputs(PLAIN.replace(upper="disk", limits=Limits(storage_size=1 << 20))),
+    "images beside the root": inputs(
+        PLAIN.replace(mounts=(Mount("/i", image="a", read_only=True), Mount("/j", image="b"))),
+        sources=("image", "image"),
+        stacks=(IMAGE.layers, IMAGE.layers[:1]),
+    ),
+    "in another's network": inputs(PLAIN.replace(network="container:0123456789ab")),
+    "an init of its own": inputs(PLAIN.replace(system=True, userns=True), managed=True, keep_upper=True),
     "nothing masked": inputs(facts=ROOT.replace(masked=(), read_only=())),
 }
 
@@ -331,8 +339,8 @@ def test_a_user_namespace_is_entered_before_what_shall_belong_to_it(given: Input
     if not given.userns:
         assert at(plan, EnterUserNamespace) == [] and len(at(plan, Clone)) == 1
         assert not any(isinstance(step, MakeUserNamespace) for step in plan.prepare)
-        # the network was made beforehand, and is entered before sysfs shows it
-        assert len(at(plan, EnterNetwork)) == sum(isinstance(step, MakeNetwork) for step in plan.prepare)
+        # the network was made or found beforehand, and is entered before sysfs shows it
+        assert len(at(plan, EnterNetwork)) == sum(isinstance(step, (MakeNetwork, JoinNetwork)) for step in plan.prepare)
         assert all(index < one(plan, PivotRoot) for index in at(plan, EnterNetwork))
         return
     assert not any(isinstance(step, MakeNetwork) for step in plan.prepare)
@@ -390,6 +398,8 @@ def test_the_writable_layer_is_on_disk_only_when_it_must_be() -> None:
         "looked after",
         "looked after, hybrid",
         "upper on disk",
+        "a writable layer with a limit",
+        "an init of its own",
         "userns",
         "userns, limits",
         "on a network, user namespace",
@@ -427,12 +437,7 @@ def test_steps_are_numbered_through_both_sides(given: Inputs) -> None:
     assert [step for _, side, step in numbered if side == "inside"] == list(plan.inside)
 
 
-STEP_CLASSES = [
-    kind
-    for module in (entering, hostside, mounts, network, places, process, rights, terminal)
-    for _, kind in inspect.getmembers(module, inspect.isclass)
-    if issubclass(kind, Step) and kind.__module__ == module.__name__
-]
+STEP_CLASSES = step_kinds()
 
 
 @pytest.mark.parametrize("kind", STEP_CLASSES, ids=lambda kind: kind.__name__)
@@ -440,7 +445,7 @@ def test_each_kind_of_step_is_a_lesson_with_a_page_to_read(kind: type[Step]) -> 
     import re
 
     assert "__doc__" in vars(kind) and len(str(kind.__doc__)) > 30 and kind.__doc__ != Step.__doc__
-    assert re.fullmatch(r"[A-Za-z_0-9]+\([1-8](const|type)?\)", kind.man) and kind.call
+    assert re.fullmatch(r"[A-Za-z_0-9-]+\([1-8](const|type)?\)", kind.man) and kind.call
     assert issubclass(kind, (HostStep, ChildStep))
     assert kind.check is not Step.check and kind.describe is not Step.describe and kind.calls is not Step.calls
     assert (kind.apply is not HostStep.apply) if issubclass(kind, HostStep) else (kind.lower is not ChildStep.lower)  # type: ignore[attr-defined]

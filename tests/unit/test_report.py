@@ -15,7 +15,7 @@ from pybox import page
 from pybox.contrast import SAME, Contrast, Row
 from pybox.explain.evidence import Evidence, Group, Layer, Used
 from pybox.explain.redact import HIDDEN, Redactor
-from pybox.explain.report import pages
+from pybox.explain.report import html
 from pybox.steps.base import quote
 
 EVIL = "</pre></script><script>alert(1)</script><img src=x onerror=alert(2)>\x1b]0;x\x07&\"'"
@@ -91,7 +91,7 @@ class Strict(HTMLParser):
 
 def made(evidence: Evidence = EVIDENCE, redactor: Redactor | None = None) -> tuple[str, Strict]:
     """Return the page and what a parser saw of it."""
-    text = "".join(pages(evidence, redactor or Redactor(evidence.env, "/root"), 0.0))
+    text = "".join(html(evidence, redactor or Redactor(evidence.env, "/root"), 0.0))
     parser = Strict()
     parser.feed(text)
     parser.close()
