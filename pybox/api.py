@@ -222,7 +222,12 @@ def spec_of(image: str, args: Sequence[str], container: Container) -> Spec:
     return spec
 
 
+_NETWORKING = frozenset(("network", "ip", "mac_address", "dns", "add_host", "publish", "publish_all", "allow_net", "net_rate"))
+
+
 def _network(container: Container) -> tuple[str, Net]:
+    if _NETWORKING.isdisjoint(container):
+        return "none", NO_NET
     words = _words(container.get("network", ()))
     allow = container.get("allow_net")
     rate = container.get("net_rate")

@@ -62,7 +62,7 @@ class Record(metaclass=_RecordType):
         put = object.__setattr__
         fields = self._fields
         given = dict(zip(fields, args, strict=False))
-        if len(args) > len(fields) or any(field in given for field in kwargs):
+        if len(args) > len(fields) or not given.keys().isdisjoint(kwargs):
             raise TypeError(f"{type(self).__name__}: more values than fields, or one given twice")
         given.update(kwargs)
         for field, default in fields.items():

@@ -164,11 +164,16 @@ def take(path: str) -> int | None:
 
 def forget_run(path: str) -> None:
     """Remove the files of a run from a record."""
+    try:
+        found = os.listdir(path)
+    except FileNotFoundError:
+        return
     for file in (*_FILES, "journal"):  # the journal last: while it is there, the rest can be found
-        try:
-            os.unlink(f"{path}/{file}")
-        except FileNotFoundError:
-            pass
+        if file in found:
+            try:
+                os.unlink(f"{path}/{file}")
+            except FileNotFoundError:
+                pass
 
 
 def reserve(dirs: Dirs, identity: str, name: str) -> None:

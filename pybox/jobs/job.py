@@ -33,6 +33,7 @@ class Job(Record):
     input: str | None  # for stdin
     retries: int | None  # None: those of run_many
     container: tuple[tuple[str, Json], ...]  # sorted by name
+    made: Spec | None  # of its container, as it was checked; None where it depends on when it is asked for
 
     def __init__(
         self,
@@ -46,10 +47,15 @@ class Job(Record):
         **container: Unpack[Container],
     ) -> None:
         """Check and keep. Raises SpecError, and TypeError for an option that does not exist."""
-        spec_of(image, args, container)
+        spec = spec_of(image, args, container)
         seconds, again = parse_seconds("timeout", timeout), parse_int("retries", retries, 0, 1000)
         kept = tuple(sorted((option, _plain(option, value)) for option, value in container.items()))
-        super().__init__(image, tuple(args), name, seconds, input, again, kept)
+        super().__init__(
+            image, tuple(args), name, seconds, input, again, kept, None if spec.mounts or container.get("hpc") else spec
+        )
+
+    def __repr__(self) -> str:
+        return f"Job.from_json({self.to_json()!r})"
 
     def options(self) -> Container:
         """Return the options of the container by name."""
@@ -58,7 +64,7 @@ class Job(Record):
 
     def spec(self) -> Spec:
         """Return the Spec of its container."""
-        return spec_of(self.image, self.args, self.options())
+        return self.made or spec_of(self.image, self.args, self.options())
 
     def run_options(self) -> Options:
         """Return what is asked of the run beside the container; its output is captured."""
