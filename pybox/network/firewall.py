@@ -60,6 +60,7 @@ add rule inet pybox leaving oifname @bridges iifname @bridges ct status dnat mas
 add rule inet pybox leaving ip saddr @subnets oifname != @bridges masquerade
 add rule inet pybox leaving ip6 saddr @subnets6 oifname != @bridges masquerade
 add rule inet pybox crossing ct state established,related accept
+add rule inet pybox crossing iifname . oifname @neighbours icmpv6 type {{ nd-neighbor-solicit, nd-neighbor-advert }} accept comment "as ARP, which is not asked here"
 add rule inet pybox crossing ip saddr vmap @fenced
 add rule inet pybox crossing ip6 saddr vmap @fenced6
 add rule inet pybox crossing iifname . oifname @neighbours accept comment "where br_netfilter shows what is not routed"

@@ -187,6 +187,15 @@ def test_an_allow_list_refuses_everything_else(there: Place) -> None:
     assert other.communicate()[0] == b"" and other.returncode == 0
 
 
+def test_an_allow_list_knows_ipv6(there: Place) -> None:
+    there.said("run", "-d", "--name", "web", "--network", "pybox", "-v", f"{there.www}:/www", "busybox", "httpd", "-f", "-h", "/www")
+    there.said("exec", "web", "httpd", "-p", "81", "-h", "/www")
+    address = f"[{there.said('inspect', '-f', 'network.addresses.pybox.ip6', 'web')}]"
+    script = f"timeout 5 wget -qO- http://{address}/; {tries(f'{address}:81')}"
+    assert there.said("run", "--rm", "--allow-net", f"{address}:80", "busybox", "sh", "-c", script) == "hello"
+    assert there.said("run", "--rm", "--allow-net", "none", "busybox", "sh", "-c", tries(address)) == ""
+
+
 @pytest.mark.parametrize("rights", ["none", "NET_RAW,NET_ADMIN"])
 def test_nobody_speaks_for_a_neighbour_for_the_host_or_for_a_router(there: Place, rights: str) -> None:
     """Not by IPV6_FREEBIND, ARP, router or neighbour advertisements, frames and packets of its own making: hostile.py."""
