@@ -91,7 +91,12 @@ def present(dirs: Dirs, diff_id: str) -> bool:
     folder = f"{dirs.layers}/{store.layer_key(diff_id)}"
     if not os.path.isdir(folder):
         return False
-    there = layerfile.read(folder).diff_id
+    try:
+        there = layerfile.read(folder).diff_id
+    except ImageError:
+        if not os.path.isdir(folder):  # removed meanwhile, by one who had its lock
+            return False
+        there = layerfile.read(folder).diff_id  # and put there again
     if there != diff_id:
         raise ImageError(f"layers {there} and {diff_id} have the same key", "this is no accident: don't trust the archive")
     return True

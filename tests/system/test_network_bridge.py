@@ -188,7 +188,9 @@ def test_an_allow_list_refuses_everything_else(there: Place) -> None:
 
 
 def test_an_allow_list_knows_ipv6(there: Place) -> None:
-    there.said("run", "-d", "--name", "web", "--network", "pybox", "-v", f"{there.www}:/www", "busybox", "httpd", "-f", "-h", "/www")
+    there.said(
+        "run", "-d", "--name", "web", "--network", "pybox", "-v", f"{there.www}:/www", "busybox", "httpd", "-f", "-h", "/www"
+    )
     there.said("exec", "web", "httpd", "-p", "81", "-h", "/www")
     address = f"[{there.said('inspect', '-f', 'network.addresses.pybox.ip6', 'web')}]"
     script = f"timeout 5 wget -qO- http://{address}/; {tries(f'{address}:81')}"
