@@ -19,6 +19,8 @@ from collections.abc import Callable
 from concurrent.futures import Executor, ProcessPoolExecutor
 from pathlib import Path
 
+from table import write
+
 from bench import enter_namespaces
 
 BAR = 0.5
@@ -107,9 +109,8 @@ def main() -> None:
         with ProcessPoolExecutor(args.workers) as plain, pybox.Executor("host", args.workers, memory="512M", pids=64) as boxed:
             lines = compare(plain, boxed, args.calls, args.rounds)
     if args.write:
-        head = f"# Calls per second of an Executor\n\n`make bench-executor BENCH=--write`, {os.cpu_count()} CPUs, Linux {os.uname().release}, "
-        text = f"{args.workers} workers, {args.rounds} rounds of {args.calls} calls, load {os.getloadavg()[0]:.1f}; no-op calls: at least {BAR}"
-        Path(__file__).with_name("EXECUTOR.md").write_text(head + text + "\n\n" + "\n".join(lines) + "\n")
+        how = f"{args.workers} workers, {args.rounds} rounds of {args.calls} calls, load {os.getloadavg()[0]:.1f}; no-op calls: at least {BAR}"
+        write("executor", "Calls per second of an Executor", how, lines)
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ import time
 from pathlib import Path
 
 import peers
+from table import write
 
 from bench import PYTHON, Failed, Server, enter_namespaces
 
@@ -113,9 +114,7 @@ def main() -> int:
         lines = table(measure(prefix, work, options.rounds))
     print("\n".join(lines))
     if options.write:
-        head = f"# What looking costs\n\n`make bench-explain BENCH=--write`, {os.cpu_count()} CPUs, Linux {os.uname().release}, "
-        text = f"{head}{options.rounds} rounds, load {os.getloadavg()[0]:.1f}\n\n" + "\n".join(lines) + "\n"
-        Path(__file__).with_name("EXPLAIN.md").write_text(text)
+        write("explain", "What looking costs", f"{options.rounds} rounds, load {os.getloadavg()[0]:.1f}", lines)
     return 0
 
 

@@ -20,6 +20,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import peers
+from table import write
 
 from bench import PYTHON, Failed, Server, enter_namespaces
 
@@ -135,11 +136,8 @@ def main() -> int:
             lines += ["", growth(prefix, options.growth)]
     print("\n".join(lines))
     if options.write:
-        head = f"# Jobs by the thousand\n\n`make bench-jobs BENCH=--write`, {os.cpu_count()} CPUs, Linux {os.uname().release}, "
-        text = (
-            f"{head}{options.rounds} rounds of {options.count} jobs, load {os.getloadavg()[0]:.1f}\n\n" + "\n".join(lines) + "\n"
-        )
-        Path(__file__).with_name("JOBS.md").write_text(text)
+        how = f"{options.rounds} rounds of {options.count} jobs, load {os.getloadavg()[0]:.1f}"
+        write("jobs", "Jobs by the thousand", how, lines)
     return 0
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import statistics
 from dataclasses import dataclass
+from pathlib import Path
 
 OURS = ("bare", "limits", "init", "held", "threads", "command")
 
@@ -122,3 +124,10 @@ def piped(rows: list[list[str]]) -> str:
     """Return rows as a table in markdown, the header first."""
     lines = ["| " + " | ".join(cell.strip().replace("|", "\\|") for cell in row) + " |" for row in rows]
     return "\n".join([lines[0], "|" + " --- |" * len(rows[0]), *lines[1:]])
+
+
+def write(target: str, title: str, how: str, lines: list[str]) -> None:
+    """Write what `make bench-TARGET BENCH=--write` has measured to bench/TARGET.md, in capitals. ``how``: how often, of what."""
+    machine = f"{os.cpu_count()} CPUs, Linux {os.uname().release}"
+    head = f"# {title}\n\n`make bench-{target} BENCH=--write`, {machine}, {how}\n\n"
+    Path(__file__).with_name(f"{target.upper()}.md").write_text(head + "\n".join(lines) + "\n")
