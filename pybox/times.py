@@ -24,7 +24,7 @@ def parse_time(field: str, text: str, now: int) -> int:
     if whole.isdigit() and (part.isdigit() or part == ""):
         when = int(whole) * NANO + _nanoseconds(part)
     else:
-        ago = _duration(given)
+        ago = duration(given)
         when = _rfc3339(field, given) if ago is None else now - ago
     if not 0 <= when <= _LAST:
         raise SpecError(field, text, "out of range", _HINT)
@@ -35,8 +35,8 @@ def _nanoseconds(digits: str) -> int:
     return int(digits[:9].ljust(9, "0") or "0")
 
 
-def _duration(text: str) -> int | None:
-    """Return a duration like 1h30m in nanoseconds; None for what is none."""
+def duration(text: str) -> int | None:
+    """Return a time as Go writes it (1h30m) in nanoseconds, Go's time.ParseDuration without signs; None for what is none."""
     rest, total = text, 0
     while rest:
         number = rest[: len(rest) - len(rest.lstrip("0123456789."))]
@@ -46,7 +46,8 @@ def _duration(text: str) -> int | None:
         whole, _, part = number.partition(".")
         if unit not in _GO or not (whole + part).isdigit() or number.count(".") > 1:
             return None
-        total += int(whole or "0") * _GO[unit] + _nanoseconds(part) * _GO[unit] // NANO
+        # the digits that are cut off are those of a number that is out of any range as it is; int() refuses thousands of them
+        total += int(whole.lstrip("0")[:30] or "0") * _GO[unit] + _nanoseconds(part) * _GO[unit] // NANO
     return total if text else None
 
 

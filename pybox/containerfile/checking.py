@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 
+from pybox import times
 from pybox.containerfile.words import WordError, as_json, expand, raw_words
 
 TYPE_CHECKING = False
@@ -24,7 +25,6 @@ _FLAGS = {
 }
 _NETWORKS = ("default", "none")
 # The unit of a time in HEALTHCHECK, in ns, as Go's ParseDuration reads them.
-_UNITS = {"ns": 1, "us": 10**3, "ms": 10**6, "s": 10**9, "m": 60 * 10**9, "h": 3600 * 10**9}
 
 
 def check(file: Containerfile) -> None:
@@ -100,19 +100,14 @@ def arguments(text: str, escape: str) -> list[tuple[str, str | None]]:
 
 def duration(name: str, text: str) -> int:
     """Return a time as Go writes it ("1m30s"), in ns. Raises WordError."""
-    total, rest = 0.0, text
-    while rest:
-        number = rest[: len(rest) - len(rest.lstrip("0123456789."))]
-        unit = next((unit for unit in ("ns", "us", "ms", "s", "m", "h") if rest[len(number) :].startswith(unit)), "")
-        if not unit or number.count(".") > 1 or not number.strip("."):
-            raise WordError(f"--{name}={text}: not a time like 30s or 1m30s")
-        total += float(number) * _UNITS[unit]
-        rest = rest[len(number) + len(unit) :]
-    if not text or (0 < total < 10**6):
+    found = times.duration(text) if text else 0
+    if found is None:
+        raise WordError(f"--{name}={text}: not a time like 30s or 1m30s")
+    if not text or (found < 10**6 and text.strip("0.hmnsu")):  # with digits other than 0, that is
         raise WordError(f"--{name}={text}: must be 0 or at least 1ms")
-    if total >= 1 << 63:  # of nanoseconds, as Go counts them: three hundred years
+    if found >= 1 << 63:  # of nanoseconds, as Go counts them: three hundred years
         raise WordError(f"--{name}={text}: too long")
-    return round(total)
+    return found
 
 
 def mode(text: str) -> int:
