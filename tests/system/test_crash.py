@@ -111,6 +111,7 @@ def test_sigkill_at_any_row_inside_leaves_no_process_and_nothing_after_gc(store:
     for moment in range(1, rows, 11 if PURE_V2 else 1):
         if moment == rows - 1 and spec.init:
             continue  # the last row is pybox-init's, in a process of its own: the next test
+        others = set(descendants(os.getpid()))
         reader, writer = os.pipe()
         fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, 4096)
         os.write(writer, b"." * 4095)
@@ -124,11 +125,15 @@ def test_sigkill_at_any_row_inside_leaves_no_process_and_nothing_after_gc(store:
                 mine.planner.ready = lambda spec, keep, broken=broken: broken  # type: ignore[method-assign, assignment]
                 mine.run(spec, Options(keep=keep, name="doomed"))
         held = eventually_held(pid, reader)
+        assert held, moment
         os.kill(pid, signal.SIGKILL)
         assert os.waitpid(pid, 0)[1] == signal.SIGKILL
         os.close(writer)
         os.read(reader, 65536)  # the gate opens: the new process goes on, alone in the world
-        assert eventually(lambda held=held: all(gone(child) for child in held)), (moment, held)
+        assert eventually(lambda held=held, others=others: all(gone(child) for child in held) and no_orphans(others)), (
+            moment,
+            held,
+        )
         os.close(reader)
         swept_clean(store)
 
@@ -160,6 +165,11 @@ def gone(pid: int) -> bool:
     with contextlib.suppress(ChildProcessError):
         os.waitpid(pid, os.WNOHANG)
     return not os.path.exists(f"/proc/{pid}")
+
+
+def no_orphans(others: set[int]) -> bool:
+    """Return whether nothing has become ours but these: a process that went on alone may have cloned another before it ended."""
+    return all(gone(child) for child in set(descendants(os.getpid())) - others)
 
 
 @CASES
