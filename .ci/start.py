@@ -6,37 +6,71 @@ bundle saves two or three more; its modules are made first and executed then, in
 
 import gc
 import marshal
+import posix
 import sys
+from _frozen_importlib import ModuleSpec
+from _frozen_importlib_external import ExtensionFileLoader
 
 gc.set_threshold(50_000)
-
-
 # The network namespace that nearly every run of root takes is made by another thread while the rest is loading.
 early = sys.argv[1:2] == ["run"] and not any(word.startswith(("--net", "--userns", "--system")) for word in sys.argv)
+later = {}  # what a bundle has besides, by name: (path, marshalled code), without code where it is an extension
+
+
+class Finder:
+    """Finds what is loaded only when somebody imports it; and extensions, for which the usual finder lists three directories."""
+
+    @staticmethod
+    def find_spec(name, path=None, target=None):
+        if name not in later:
+            return None
+        path, code = later.pop(name)
+        if code is None:
+            return ModuleSpec(name, ExtensionFileLoader(name, path), origin=path) if posix.access(path, posix.R_OK) else None
+        spec = ModuleSpec(name, Loader(code), origin=path)
+        spec.has_location = True
+        return spec
+
+
+class Loader:
+    def __init__(self, code):
+        self.code = code
+
+    def create_module(self, spec):
+        return None
+
+    def exec_module(self, module):
+        exec(marshal.loads(self.code), module.__dict__)
 
 
 def load(name):
     try:
-        with open(f"{library}/{name}-{sys.implementation.cache_tag}.bundle", "rb") as file:  # noqa: F821
-            bundle = marshal.loads(file.read())
+        fd = posix.open(f"{library}/{name}-{sys.implementation.cache_tag}.bundle", posix.O_RDONLY | posix.O_CLOEXEC)  # noqa: F821
     except OSError:
         return
-    new = type(sys)
-    for name, path, package, _ in bundle:
+    bundle = marshal.loads(posix.read(fd, posix.fstat(fd).st_size))
+    posix.close(fd)
+    new, now = type(sys), []
+    for name, path, package, code in bundle:
+        if code is None or isinstance(code, bytes):
+            later[name] = path, code
+            continue
         module = sys.modules[name] = new(name)
         module.__file__ = path
         module.__package__ = package
         if package == name:
             module.__path__ = [path.rpartition("/")[0]]
-    for name, _, _, code in bundle:
+        now.append((name, module, code))
+    for name, module, code in now:
         parent, _, last = name.rpartition(".")
         if parent:
-            setattr(sys.modules[parent], last, sys.modules[name])
-        exec(code, sys.modules[name].__dict__)
+            setattr(sys.modules[parent], last, module)
+        exec(code, module.__dict__)
         if name == "pybox.native" and early:
-            sys.modules[name].order_network()
+            module.order_network()
 
 
+sys.meta_path.insert(0, Finder)
 if sys.argv[1:2] in (["run"], ["exec"], ["ps"], ["explain"]):
     load(sys.argv[1])
     if "pybox.bundle" in sys.modules:

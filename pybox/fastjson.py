@@ -6,9 +6,12 @@ result is the same, only later. RFC 8259.
 
 from __future__ import annotations
 
+import sys
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import Any
 
     Json = None | bool | int | float | str | list["Json"] | tuple["Json", ...] | dict[str, "Json"]
 
@@ -55,8 +58,36 @@ def loads(text: str) -> Json:
     return value
 
 
+class _NotPlain(Exception):
+    """A value that the C encoder is for."""
+
+
+def _plain(value: Any) -> str:
+    kind = type(value)
+    if kind is str:
+        if value.isascii() and value.isprintable() and '"' not in value and "\\" not in value:
+            return f'"{value}"'
+    elif kind is dict:
+        if all(type(key) is str for key in value):
+            return "{" + ", ".join([f"{_plain(key)}: {_plain(one)}" for key, one in value.items()]) + "}"
+    elif kind is list or kind is tuple:
+        return "[" + ", ".join([_plain(one) for one in value]) + "]"
+    elif kind is int:
+        return repr(value)
+    elif kind is bool or value is None:
+        return {True: "true", False: "false", None: "null"}[value]
+    elif kind is float and value - value == 0:  # neither infinite nor no number
+        return repr(value)
+    raise _NotPlain
+
+
 def dumps(value: Json) -> str:
     """Return the value as one line of JSON, ASCII only, in the given key order."""
+    if "_json" not in sys.modules:  # loading the encoder costs ten times what a journal costs without it
+        try:
+            return _plain(value)
+        except _NotPlain:
+            pass
     try:
         from _json import encode_basestring_ascii, make_encoder
 

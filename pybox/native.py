@@ -1,13 +1,12 @@
 """The border to C: the only importer of the extension. Numbers come from the compiled headers, see csrc/pybox.h.
 
-A Table turns the steps of a plan into rows and a blob, once; a Program is the result and can be launched many times: what
-differs from launch to launch are the container's id (the same length always, so it is written over in place) and the fds.
+A Program is a plan as C wants it (lowering.py makes it, once) and can be launched many times: what differs
+from launch to launch are the container's id (the same length always, so it is written over in place) and the fds.
 """
 
 from __future__ import annotations
 
 import posix as os
-from _struct import Struct
 
 from pybox import _native
 from pybox.paths import absolute, encode
@@ -15,15 +14,14 @@ from pybox.record import Record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Mapping
     from typing import Any
 
 ffi: Any = _native.ffi
 lib: Any = _native.lib
 
 ID_TOKEN = "CONTAINER-ID"  # stands in a plan where the id of the container will be
-_TOKEN = ID_TOKEN.encode()
-_ROW = Struct("=IIiiIIIIQQQ")
+ROW = "=IIiiIIIIQQQ"  # struct pb_row
 
 
 def number(name: str) -> int:
@@ -54,93 +52,19 @@ class Program(Record):
 
     def with_words(self, words: tuple[str, ...], init: bool) -> Program:
         """Return a program that executes the same file with other words. ``init``: pybox-init does, which has them in its own."""
-        rows, blob = bytearray(self.rows), bytearray(self.blob)
-        last = len(rows) - _ROW.size
-        count = _ROW.unpack_from(rows, last)[8]
-        for at in (last - _ROW.size, last) if init else (last,):
-            fields = list(_ROW.unpack_from(rows, at))
+        from _struct import Struct
+
+        row, rows, blob = Struct(ROW), bytearray(self.rows), bytearray(self.blob)
+        last = len(rows) - row.size
+        count = row.unpack_from(rows, last)[8]
+        for at in (last - row.size, last) if init else (last,):
+            fields = list(row.unpack_from(rows, at))
             kept = self.blob[fields[4] :].split(b"\0", fields[8])[: fields[8] - count]
             texts = [*kept, *map(encode, words)]
             fields[4], fields[8] = len(blob), len(texts)
             blob += b"\0".join(texts) + b"\0"
-            _ROW.pack_into(rows, at, *fields)
+            row.pack_into(rows, at, *fields)
         return self.replace(rows=bytes(rows), blob=bytes(blob))
-
-
-class Table:
-    """Collects rows while the steps of a plan are lowered."""
-
-    def __init__(self) -> None:
-        self._rows: list[bytes] = []
-        self._blob = bytearray(b"\0")
-        self._id_at: list[int] = []
-        self._slots: dict[str, int] = {}
-
-    def slot(self, name: str | None) -> int:
-        """Return the number of a named fd; the first use names it."""
-        return -1 if name is None else self._slots.setdefault(name, len(self._slots))
-
-    def text(self, value: str | None, mine: bool = False) -> int:
-        """Add a string, return its offset. ``mine``: pybox made it, so ID_TOKEN in it means the id; users' texts are left alone."""
-        if value is None:
-            return 0
-        raw = encode(value)
-        offset = len(self._blob)
-        at = raw.find(_TOKEN) if mine else -1
-        while at >= 0:
-            self._id_at.append(offset + at)
-            at = raw.find(_TOKEN, at + 1)
-        self._blob += raw + b"\0"
-        return offset
-
-    def texts(self, values: Iterable[str], mine_first: bool = False) -> int:
-        """Add strings one after the other, return the offset of the first; ``mine_first``: see ``mine`` of text."""
-        offset = len(self._blob)
-        for value in values:
-            self.text(value, mine_first)
-            mine_first = False
-        return offset
-
-    def raw(self, value: bytes) -> int:
-        """Add bytes, return their offset."""
-        offset = len(self._blob)
-        self._blob += value
-        return offset
-
-    def row(
-        self,
-        op: str,
-        *,
-        tolerate: int = 0,
-        fd: int = -1,
-        out: int = -1,
-        a: int = 0,
-        b: int = 0,
-        c: int = 0,
-        d: int = 0,
-        x: int = 0,
-        y: int = 0,
-        z: int = 0,
-    ) -> None:
-        """Add one row; see csrc/pybox.h for the meaning of the fields of each op."""
-        self._rows.append(_ROW.pack(getattr(lib, op), tolerate, fd, out, a, b, c, d, x, y, z))
-
-    def number(self, name: str) -> int:
-        """Return a constant by its C name."""
-        return number(name)
-
-    def flags(self, names: Iterable[str]) -> int:
-        """Return the sum of named flags."""
-        total = 0
-        for name in names:
-            total |= getattr(lib, name)
-        return total
-
-    def program(self) -> Program:
-        """Return what was collected."""
-        if len(self._rows) > lib.PB_ROWS or len(self._slots) > lib.PB_SLOTS:
-            raise ValueError(f"a plan of {len(self._rows)} rows and {len(self._slots)} fds is too long")
-        return Program(b"".join(self._rows), len(self._rows), bytes(self._blob), tuple(self._id_at), tuple(self._slots.items()))
 
 
 class Evidence(Record):
@@ -321,5 +245,8 @@ def beside(program: str) -> str:
 
 def init_program() -> bytes:
     """Return the bytes of pybox-init."""
-    with open(beside("pybox-init"), "rb") as file:
-        return file.read()
+    fd = os.open(beside("pybox-init"), os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return os.read(fd, os.fstat(fd).st_size)
+    finally:
+        os.close(fd)

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 from pybox.kernel import cgroup, command, credentials, namespaces
 from pybox.kernel.inputs import Inputs
-from pybox.native import Program, Table
+from pybox.lowering import Table
 from pybox.record import Record
 from pybox.steps.base import ChildStep, HostStep, Step
-from pybox.steps.hostside import ClaimState
+from pybox.steps.claim import ClaimState
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from pybox.native import Program
 
 
 class Plan(Record):

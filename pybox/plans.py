@@ -1,6 +1,6 @@
 """Plans kept for the next pybox: a command line that is typed again is not parsed, resolved, planned and lowered again.
 
-    <state>/plans/NUMBER    marshal of: what was typed and where, what must still be so, and the plan, ready to launch
+    <state>/plans/HASH      marshal of: what was typed and where, what must still be so, and the plan, ready to launch
 
 A plan depends on the words up to the command's name, the working directory, the facts of the host, the image and the kind of what
 is bound; on nothing else, for which `conditions` answers. All of it is compared before a plan is used again, and whatever differs is
@@ -13,7 +13,7 @@ from __future__ import annotations
 import marshal
 import posix as os
 import sys
-from zlib import crc32
+from _imp import source_hash
 
 from pybox import bundle, native
 from pybox.paths import encode, kind, make_dirs
@@ -127,16 +127,16 @@ def _find(folder: int, here: tuple[str | int, ...], words: list[str]) -> Kept | 
 
 def _names(here: tuple[str | int, ...], words: list[str]) -> Iterator[str]:
     """Yield the file names of the plans for the first word, the first two, and so on to all."""
-    number = crc32(repr(here).encode())
+    number = repr(here).encode()
     for word in words:
-        number = crc32(encode(word) + b"\0", number)
-        yield f"{number:08x}"
+        number = source_hash(0, number + encode(word))  # of the import system: a hash that is loaded already
+        yield number.hex()
 
 
 def _read(folder: int, name: str) -> bytes:
     fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
     try:
-        return os.read(fd, 1 << 20)
+        return os.read(fd, os.fstat(fd).st_size)
     finally:
         os.close(fd)
 
@@ -153,7 +153,7 @@ def remember(dirs: Dirs, words: list[str], arguments: int | None, known: tuple[o
     steps = tuple((type(step).__module__, type(step).__name__, _plain(step)) for step in ready.prepare)
     rest = tuple(getattr(ready, field) for field in _FIELDS)
     plan: Any = (_plain(ready.program), steps, rest)
-    path = f"{_folder(dirs)}/{name}"  # of two with one number the last is kept
+    path = f"{_folder(dirs)}/{name}"  # of two with one name the last is kept
     new = f"{path}.{os.getpid()}"
     try:
         make_dirs(_folder(dirs), 0o700)

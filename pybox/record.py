@@ -10,8 +10,6 @@ a field costs no import.
 
 from __future__ import annotations
 
-from _operator import attrgetter
-
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -44,8 +42,7 @@ class _RecordType(type):
             if not str(note).startswith("ClassVar"):
                 own[field] = body.pop(field, _MISSING)
         body["__slots__"] = tuple(field for field in own if field not in inherited)
-        body["_fields"] = fields = {**inherited, **own}
-        body["_values"] = staticmethod(attrgetter(*fields) if fields else type)  # all at once, in C
+        body["_fields"] = {**inherited, **own}
         return super().__new__(mcs, name, bases, body)
 
 
@@ -56,7 +53,7 @@ class Record(metaclass=_RecordType):
     """
 
     _fields: ClassVar[dict[str, object]]
-    _values: ClassVar[Callable[[object], object]]
+    _values: ClassVar[Callable[[object], object]]  # made when the first two are compared
 
     def __init__(self, *args: object, **kwargs: object) -> None:
         put = object.__setattr__
@@ -99,11 +96,19 @@ class Record(metaclass=_RecordType):
     def __reduce__(self) -> tuple[object, tuple[object, ...]]:
         return type(self), tuple(value for _, value in self.items())
 
+    def _key(self) -> object:
+        cls = type(self)
+        if "_values" not in cls.__dict__:
+            from _operator import attrgetter  # all fields at once, in C
+
+            cls._values = staticmethod(attrgetter(*cls._fields) if cls._fields else type)
+        return cls._values(self)
+
     def __eq__(self, other: object) -> bool:
-        return type(self) is type(other) and type(self)._values(self) == type(self)._values(other)
+        return type(self) is type(other) and self._key() == other._key()
 
     def __hash__(self) -> int:
-        return hash(type(self)._values(self))
+        return hash(self._key())
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({', '.join(f'{field}={value!r}' for field, value in self.items())})"

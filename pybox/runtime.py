@@ -17,7 +17,6 @@ from pybox.ready import Ready
 from pybox.record import Record
 from pybox.result import Result, verdict
 from pybox.steps.base import Desk
-from pybox.undo import undo
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -264,14 +263,20 @@ class Running:
                 os.close(self._leash)
             self._desk.close()
         finally:
-            if self._options.keep and not keep:  # what has no config is no container, and what is half removed is swept
-                undo("unlink", f"{self._dirs.store}/containers/{self.identity}/config")
-            for verb, path in reversed(self._leaves):
-                if not (keep and verb == "tree"):
-                    undo(verb, path)
-            if self._options.name and not keep:
-                undo("unlink", f"{self._dirs.store}/names/{self._options.name}")
+            self._undo(keep)
             state.release(self._claim)
+
+    def _undo(self, keep: bool) -> None:
+        leaves = [(verb, path) for verb, path in self._leaves if not (keep and verb == "tree")]
+        if self._options.name and not keep:
+            leaves.insert(0, ("unlink", f"{self._dirs.store}/names/{self._options.name}"))
+        if self._options.keep and not keep:  # what has no config is no container, and what is half removed is swept
+            leaves.append(("unlink", f"{self._dirs.store}/containers/{self.identity}/config"))
+        if leaves:
+            from pybox.undo import undo  # a run without limits, in memory, has nothing on the host to undo
+
+            for verb, path in reversed(leaves):
+                undo(verb, path)
 
 
 def _keep(where: Dirs, identity: str, ready: Ready, options: Options) -> None:

@@ -24,7 +24,6 @@ from pybox.dirs import Dirs, ensure
 from pybox.errors import SpecError, StateError
 from pybox.paths import exists, is_dir
 from pybox.record import Record
-from pybox.undo import undo
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -196,6 +195,8 @@ def free_if_left(dirs: Dirs, name: str) -> str:
 
     Under a lock on the names: of two who find it so, the second would remove what the first has put there meanwhile.
     """
+    from pybox.undo import undo
+
     try:
         fd = os.open(f"{dirs.store}/names", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except FileNotFoundError:
@@ -313,6 +314,8 @@ def sweep(dirs: Dirs) -> list[str]:
     kept = _kept(dirs)  # after the burials, which remove some
     for identity in uppers:
         if is_id(identity) and identity not in kept and not is_dir(f"{dirs.state}/{identity}"):
+            from pybox.undo import undo
+
             undo("tree", f"{dirs.uppers}/{identity}")  # the machine was rebooted: /run is empty, the disk is not
             done.append(f"removed the writable layer of {identity}")
     for name, identity in names(dirs):

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import posix as os
-from _struct import Struct
 from select import POLLERR, POLLHUP, POLLIN, POLLOUT, poll
+from sys import byteorder
 from time import monotonic
 
 from pybox import native
 from pybox.errors import SpecError
 from pybox.record import Record
-from pybox.undo import kill_group
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -28,7 +27,7 @@ if TYPE_CHECKING:
 
 PIPE, STDOUT, DEVNULL = -1, -2, -3  # what they are in subprocess, too
 _CHUNK = 1 << 16
-_MESSAGE = Struct("=Iiq")  # struct pb_message
+_MESSAGE = (0, 4), (4, 8), (8, 16)  # struct pb_message
 
 
 class End(Record):
@@ -205,9 +204,9 @@ def _said(leash: int) -> tuple[int, int] | None:
     try:
         os.set_blocking(leash, False)
         while message := os.read(leash, 16):
-            word, value, maxrss = _MESSAGE.unpack(message.ljust(16, b"\0"))
+            word, status, maxrss = (int.from_bytes(message[at:end], byteorder) for at, end in _MESSAGE)
             if word == native.number("PB_ENDED"):
-                return value & 0xFFFF, maxrss * 1024
+                return status & 0xFFFF, maxrss * 1024
     except OSError:
         pass
     return None
@@ -300,6 +299,8 @@ def kill(child: native.Child, groups: tuple[tuple[str, str], ...]) -> None:
     """End all processes of a container: by its process 1, or by its control group where it has the host's PID namespace."""
     for controller, path in groups:
         if controller in ("", "freezer"):  # in a frozen v1 group nobody would hear of his end
+            from pybox.undo import kill_group  # nearly every container ends by itself
+
             try:
                 kill_group(path)
             except OSError:

@@ -12,7 +12,7 @@ from shlex import quote
 
 from pybox import native
 from pybox.errors import SpecError
-from pybox.steps import hostside, mounts, network, places, process, quota, rights
+from pybox.steps import claim, hostside, mounts, network, places, process, quota, rights
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -282,7 +282,7 @@ def _exec(to: _Script, step: process.Exec) -> list[str]:
 
 
 _WRITERS: dict[type, Writer] = {
-    hostside.ClaimState: _nothing("pybox's own book-keeping: by hand you remember yourself what to undo"),
+    claim.ClaimState: _nothing("pybox's own book-keeping: by hand you remember yourself what to undo"),
     hostside.MakeUpper: _make_upper,
     quota.SetQuota: _quota,
     hostside.MakeGroup: _make_group,

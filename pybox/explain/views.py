@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
+from struct import iter_unpack
 
 from pybox import native
 from pybox.steps.base import HostStep, Step
@@ -90,7 +91,7 @@ def places(plan: Plan, made: dict[int, str]) -> list[Place]:
 
 
 def _rows(program: native.Program) -> list[tuple[int, ...]]:
-    return list(native._ROW.iter_unpack(program.rows))
+    return list(iter_unpack(native.ROW, program.rows))
 
 
 def _where(kind: type, method: str = "") -> str:

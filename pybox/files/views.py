@@ -12,6 +12,7 @@ from pybox import native
 from pybox.errors import StateError
 from pybox.kernel import namespaces, rootfs
 from pybox.kernel.inputs import Inputs
+from pybox.lowering import Table
 from pybox.record import Record
 from pybox.steps.base import ChildStep, Desk
 from pybox.steps.images import ShowLayers
@@ -85,7 +86,7 @@ def _hold(given: Inputs, identity: str, rows: tuple[ChildStep, ...]) -> Held:
     birth = (Clone(()), EnterUserNamespace(), Clone(("CLONE_NEWNS",), sibling=True)) if citizen else (Clone(("CLONE_NEWNS",)),)
     # pybox-init sees to it too that it dies with us, but only when it has come so far; its only variable says who we are
     plan = (*birth, *rows, DieWithParent(), CheckLeash(), Exec((_INIT,), ("pybox-init",), (str(os.getpid()),)))
-    table = native.Table()
+    table = Table()
     for each in plan:
         each.lower(table)
     userns = desk.fds.get("userns", -1)

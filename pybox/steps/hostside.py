@@ -10,7 +10,7 @@ import posix as os
 from pybox import native
 from pybox.errors import LimitError, PyboxError
 from pybox.host import SELF_GROUP, read
-from pybox.paths import environment, is_dir, is_file, make_dirs
+from pybox.paths import environment, is_dir, make_dirs
 from pybox.steps.base import Desk, HostStep
 
 TYPE_CHECKING = False
@@ -20,29 +20,6 @@ if TYPE_CHECKING:
     from pybox.seen import Seen
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
-
-
-class ClaimState(HostStep):
-    """Claim the container's id: mkdir is atomic, so of two who want the same id one gets it. The directory holds the journal.
-
-    A lock on it says that its owner lives; the kernel lets go of the lock whatever way the owner dies. state.py does it.
-    """
-
-    call: ClassVar[str] = "mkdir"
-    man: ClassVar[str] = "flock(2)"
-    path: str
-
-    def describe(self) -> str:
-        return f"claim {self.path} and write the journal"
-
-    def calls(self) -> tuple[str, ...]:
-        return (f'mkdir("{self.path}", 0700)',)
-
-    def apply(self, desk: Desk) -> None:
-        """Nothing left to do: the journal, which lists this step, is in it already."""
-
-    def check(self, seen: Seen) -> bool:
-        return is_file(f"{seen.named(self.path)}/journal")
 
 
 class MakeUpper(HostStep):

@@ -15,7 +15,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import ClassVar
 
-    from pybox.native import Table
+    from pybox.lowering import Table
     from pybox.seen import Seen
 
 

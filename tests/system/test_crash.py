@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 from harness import PURE_V2, cli, eventually
 
-from pybox import dirs, listing, runtime, state
+from pybox import dirs, listing, state
 from pybox.planner import ready_of
 from pybox.runtime import Options, Runtime
 from pybox.spec import Limits, Mount, Spec
@@ -201,7 +201,7 @@ def test_sigkill_before_any_undo_leaves_nothing_after_gc(
             count[0] += 1
             undo(verb, path)
 
-        monkeypatch.setattr(runtime, "undo", undo_or_die)
+        monkeypatch.setattr("pybox.undo.undo", undo_or_die)
         with fork() as pid:
             if pid == 0:
                 Runtime(store).run(spec, Options(keep=keep, name="" if keep else "doomed"))

@@ -21,7 +21,7 @@ from pybox.explain.without import LOSSES, without
 from pybox.plan import Plan
 from pybox.seen import Seen
 from pybox.spec import Spec
-from pybox.steps import hostside, mounts, process
+from pybox.steps import claim, mounts, process
 from pybox.steps.base import Step
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -58,7 +58,7 @@ def test_a_part_that_the_host_needs_or_that_is_none_is_refused(part: str) -> Non
         without(Spec("x"), [part])
 
 
-PLAN = Plan((hostside.ClaimState("/s"),), (process.Clone(()), mounts.PivotRoot(), process.Exec(("/x",), ("x",), ())), (), ())
+PLAN = Plan((claim.ClaimState("/s"),), (process.Clone(()), mounts.PivotRoot(), process.Exec(("/x",), ("x",), ())), (), ())
 
 
 @pytest.mark.parametrize(("word", "row"), [("2", 0), ("3", 1), ("4", 1), ("PivotRoot", 1), ("pivot_root", 1), ("clone", 0)])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 
 import pytest
 from hypothesis import example, given
@@ -24,6 +25,25 @@ def test_what_is_written_is_what_json_writes_and_reads_back(value: fastjson.Json
     text = fastjson.dumps(value)
     assert text == json.dumps(value)
     assert fastjson.loads(text) == value == json.loads(text)
+
+
+@given(VALUES)
+@example({"a": ["b c", 1, -1.5, True, None, {}, [], ()]})
+@example({"a": '"'})
+@example(["\\", "\x7f", "\u00e9", "\n"])
+@example([float("inf"), -float("inf")])
+def test_what_is_written_before_the_encoder_is_loaded_is_the_same(value: fastjson.Json) -> None:
+    encoder = sys.modules.pop("_json")
+    try:
+        assert fastjson.dumps(value) == json.dumps(value)
+    finally:
+        sys.modules["_json"] = encoder
+
+
+def test_a_plain_value_does_not_load_the_encoder(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "_json")
+    assert fastjson.dumps({"args": ["true"], "owner": 7}) == '{"args": ["true"], "owner": 7}'
+    assert "_json" not in sys.modules
 
 
 @given(VALUES, st.sampled_from((None, 1, "\t")))

@@ -19,6 +19,7 @@ LAYERS = (
     "netspec spec host",
     "specjson",
     "text seen native result kept logs bill",
+    "lowering",
     "image",
     "registry",
     "network",
@@ -55,18 +56,18 @@ LAYERS = (
 
 # All that a foreground `pybox run` loads beside what the interpreter brings, when its command line was typed before ...
 AGAIN_IMPORTS = """
-    _cffi_backend _operator _signal _struct _thread errno fcntl marshal posix select time zlib
+    _cffi_backend _imp _signal _thread fcntl marshal posix select time
     pybox pybox._native pybox._native.lib pybox.bill pybox.bundle pybox.cli pybox.cli.foreground pybox.cli.forwarding pybox.cli.main pybox.dirs pybox.errors pybox.fastjson pybox.host
     pybox.native pybox.paths pybox.plans pybox.ready pybox.record pybox.result pybox.runtime pybox.state pybox.steps pybox.steps.base
-    pybox.steps.hostside pybox.steps.network pybox.supervise pybox.undo pybox.version
+    pybox.steps.claim pybox.steps.network pybox.supervise pybox.version
     """.split()
 
 # ... and what beside that when it has to be planned. A new name in either is paid by every start.
 RUN_IMPORTS = """
-    _json _posixsubprocess pybox.cli.commands pybox.cli.options pybox.cli.run pybox.image pybox.image.model
+    _json _operator _posixsubprocess _struct pybox.cli.commands pybox.cli.options pybox.cli.run pybox.image pybox.image.model
     pybox.image.reference pybox.image.store pybox.kernel pybox.kernel.cgroup pybox.kernel.command pybox.kernel.credentials
-    pybox.kernel.inputs pybox.kernel.namespaces pybox.kernel.rootfs pybox.kernel.seccomp pybox.plan pybox.planner pybox.spec
-    pybox.specjson pybox.steps.mounts pybox.steps.places pybox.steps.process pybox.steps.rights pybox.text pybox.units pybox.users
+    pybox.kernel.inputs pybox.kernel.namespaces pybox.kernel.rootfs pybox.kernel.seccomp pybox.lowering pybox.plan pybox.planner pybox.spec
+    pybox.specjson pybox.steps.hostside pybox.steps.mounts pybox.steps.places pybox.steps.process pybox.steps.rights pybox.text pybox.units pybox.users
     """.split()
 
 
@@ -176,7 +177,7 @@ def test_run_imports_what_the_list_says_and_nothing_more() -> None:
 
 
 def test_a_run_that_was_typed_before_imports_what_its_list_says_and_nothing_more() -> None:
-    loaded = loaded_by("import pybox.cli.main, pybox.cli.foreground, pybox.steps.hostside, pybox.steps.network")
+    loaded = loaded_by("import pybox.cli.main, pybox.cli.foreground, pybox.steps.claim, pybox.steps.network")
     assert loaded - OF_THE_LIBRARY - set(AGAIN_IMPORTS) == set()
 
 

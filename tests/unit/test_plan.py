@@ -23,7 +23,8 @@ from pybox.plan import Plan, make
 from pybox.spec import Limits, Mount, Net, Rlimit, Spec
 from pybox.steps import entering, mounts
 from pybox.steps.base import ChildStep, HostStep, Step
-from pybox.steps.hostside import ClaimState, MakeUpper, MakeUserNamespace
+from pybox.steps.claim import ClaimState
+from pybox.steps.hostside import MakeUpper, MakeUserNamespace
 from pybox.steps.mounts import (
     DetachOldRoot,
     MakeReadOnly,

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from struct import iter_unpack
 
 import pytest
 
 from pybox import bundle, native, plans
 from pybox.dirs import Dirs
 from pybox.host import Cgroups, Facts
-from pybox.native import Program, Table
+from pybox.lowering import Table
+from pybox.native import Program
 from pybox.plans import Typed
 from pybox.ready import Ready
 from pybox.spec import Mount, Spec
@@ -121,8 +123,8 @@ def test_other_words_another_place_or_another_build_are_another_plan(here: Dirs,
     assert again(here) == READY
 
 
-def test_two_plans_of_one_number_are_told_apart(here: Dirs, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(plans, "crc32", lambda text, before=0: 7)
+def test_two_plans_of_one_name_are_told_apart(here: Dirs, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plans, "source_hash", lambda key, text: b"same")
     keep(here)
     assert again(here, ["other"]) is None and again(here) == READY
 
@@ -224,8 +226,7 @@ def test_other_arguments_are_put_into_the_plan_as_if_it_had_been_made_with_them(
 def strings(program: Program) -> list[list[bytes]]:
     """Return the texts that each row points to: words, variables, paths."""
     shown = []
-    for at in range(0, len(program.rows), native._ROW.size):
-        fields = native._ROW.unpack_from(program.rows, at)
+    for fields in iter_unpack(native.ROW, program.rows):
         shown += [program.blob[fields[4 + n] :].split(b"\0", fields[8 + n])[: fields[8 + n]] for n in range(3)]
     return shown
 
