@@ -201,9 +201,9 @@ def test_sigkill_before_any_undo_leaves_nothing_after_gc(
             count[0] += 1
             undo(verb, path)
 
-        monkeypatch.setattr("pybox.undo.undo", undo_or_die)
         with fork() as pid:
             if pid == 0:
+                monkeypatch.setattr("pybox.undo.undo", undo_or_die)
                 Runtime(store).run(spec, Options(keep=keep, name="" if keep else "doomed"))
                 os.kill(os.getpid(), signal.SIGKILL)
         os.waitpid(pid, 0)
