@@ -131,7 +131,8 @@ install: $(BIN)/pip packages-build ## install a wheel and the fast launcher [PRE
 	rm -rf $(DESTDIR)$(LIBRARY) build/stage/bin
 	cp -a build/stage $(DESTDIR)$(LIBRARY)
 	$(PYTHON) -I -X no_debug_ranges .ci/bundle $(abspath $(DESTDIR)$(LIBRARY)) $(LIBRARY)
-	.ci/launcher $(PYTHON) $(LIBRARY) >build/launcher
+	$(PYTHON) -IS .ci/interpreter $(abspath $(DESTDIR)$(LIBRARY)) $(LIBRARY)
+	.ci/launcher $(LIBRARY)/interpreter/python $(LIBRARY) >build/launcher
 	install -m 755 build/launcher $(DESTDIR)$(PREFIX)/bin/pybox
 	install -d $(DESTDIR)$(PREFIX)/lib/systemd/system
 	$(PYTHON) -I -B -c 'import sys; sys.path.insert(0, sys.argv[1]); from pybox.cli.reference import install; install(sys.argv[2])' \
