@@ -132,7 +132,7 @@ install: $(BIN)/pip packages-build ## install a wheel and the fast launcher [PRE
 	cp -a build/stage $(DESTDIR)$(LIBRARY)
 	$(PYTHON) -I -X no_debug_ranges .ci/bundle $(abspath $(DESTDIR)$(LIBRARY)) $(LIBRARY)
 	$(PYTHON) -IS .ci/interpreter $(abspath $(DESTDIR)$(LIBRARY)) $(LIBRARY)
-	.ci/launcher $(LIBRARY)/interpreter/python $(LIBRARY) >build/launcher
+	.ci/launcher $(PYTHON) $(LIBRARY) $(abspath $(DESTDIR)$(LIBRARY)) >build/launcher
 	install -m 755 build/launcher $(DESTDIR)$(PREFIX)/bin/pybox
 	install -d $(DESTDIR)$(PREFIX)/lib/systemd/system
 	$(PYTHON) -I -B -c 'import sys; sys.path.insert(0, sys.argv[1]); from pybox.cli.reference import install; install(sys.argv[2])' \

@@ -1,4 +1,4 @@
-"""The start of an installed pybox, compiled into it by .ci/bundle; .ci/launcher executes it with ``library`` set.
+"""The start of an installed pybox, compiled into it by .ci/interpreter: PYTHON -c "import start" PYBOX WORDS...
 
 The collector's threshold: while modules load there is no garbage, and looking for it at every 700 objects costs a millisecond. A
 bundle saves two or three more; its modules are made first and executed then, in the order in which they need each other.
@@ -11,7 +11,10 @@ import sys
 from _frozen_importlib import ModuleSpec
 from _frozen_importlib_external import ExtensionFileLoader
 
+LIBRARY = ""  # written here when it is compiled
 gc.set_threshold(50_000)
+del sys.argv[0]
+sys.path.append(LIBRARY)  # last, so that nothing in it hides a module of the standard library
 # The network namespace that nearly every run of root takes is made by another thread while the rest is loading.
 early = sys.argv[1:2] == ["run"] and not any(word.startswith(("--net", "--userns", "--system")) for word in sys.argv)
 later = {}  # what a bundle has besides, by name: (path, marshalled code), without code where it is an extension
@@ -45,7 +48,7 @@ class Loader:
 
 def load(name):
     try:
-        fd = posix.open(f"{library}/{name}-{sys.implementation.cache_tag}.bundle", posix.O_RDONLY | posix.O_CLOEXEC)  # noqa: F821
+        fd = posix.open(f"{LIBRARY}/{name}-{sys.implementation.cache_tag}.bundle", posix.O_RDONLY | posix.O_CLOEXEC)
     except OSError:
         return
     bundle = marshal.loads(posix.read(fd, posix.fstat(fd).st_size))

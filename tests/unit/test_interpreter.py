@@ -5,9 +5,12 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import sysconfig
 from pathlib import Path
 
 import pytest
+
+from pybox.version import VERSION
 
 ROOT = Path(__file__).resolve().parents[2]
 BASE = os.path.realpath(sys.executable)
@@ -17,6 +20,9 @@ BASE = os.path.realpath(sys.executable)
 def python(tmp_path_factory: pytest.TempPathFactory) -> str:
     """An interpreter as `make install` writes it."""
     library = tmp_path_factory.mktemp("library")
+    (binding,) = Path(sysconfig.get_path("platlib")).glob("_cffi_backend.*")
+    for path in (ROOT / "pybox", binding):
+        (library / path.name).symlink_to(path)
     subprocess.run([BASE, "-IS", ROOT / ".ci/interpreter", library, library], check=True)
     return f"{library}/interpreter/python"
 
@@ -57,6 +63,25 @@ def test_every_codec_is_there_when_it_is_asked_for(python: str, code: str) -> No
 def test_a_codec_that_nobody_knows_is_unknown(python: str) -> None:
     code = "try: ''.encode('nobody')\nexcept LookupError as error: print(error)"
     assert said(python, code) == said(BASE, code) == "unknown encoding: nobody"
+
+
+@pytest.mark.parametrize("starter", ["the installed interpreter", "any other"])
+def test_the_launcher_starts_pybox_by_it_and_by_another_without_it(python: str, tmp_path: Path, starter: str) -> None:
+    library = python.removesuffix("/interpreter/python")
+    launcher = tmp_path / "pybox"
+    launcher.write_bytes(subprocess.run([ROOT / ".ci/launcher", BASE, library, library], capture_output=True, check=True).stdout)
+    launcher.chmod(0o755)
+    assert launcher.read_text().startswith(f"#!{python} -IScimport start\n")
+    words = [launcher] if starter == "the installed interpreter" else [BASE, "-IS", launcher]
+    done = subprocess.run([*words, "version"], capture_output=True, text=True, check=True)
+    assert done.stdout == f"pybox version {VERSION}\n"
+
+
+def test_a_python_that_reads_no_path_file_is_started_without_it(tmp_path: Path) -> None:
+    (tmp_path / "interpreter").mkdir()
+    (tmp_path / "interpreter/python").symlink_to(BASE)
+    done = subprocess.run([ROOT / ".ci/launcher", BASE, "/l", tmp_path], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith(f"#!{BASE} -IS\n")
 
 
 @pytest.mark.parametrize("module", ["ssl", "json", "asyncio", "urllib.request", "tomllib", "sqlite3"])
