@@ -10,6 +10,7 @@ import posix
 import sys
 from _frozen_importlib import ModuleSpec
 from _frozen_importlib_external import ExtensionFileLoader
+from _thread import RLock
 
 LIBRARY = ""  # written here when it is compiled
 gc.set_threshold(50_000)
@@ -17,33 +18,38 @@ del sys.argv[0]
 sys.path.append(LIBRARY)  # last, so that nothing in it hides a module of the standard library
 # The network namespace that nearly every run of root takes is made by another thread while the rest is loading.
 early = sys.argv[1:2] == ["run"] and not any(word.startswith(("--net", "--userns", "--system")) for word in sys.argv)
-later = {}  # what a bundle has besides, by name: (path, marshalled code), without code where it is an extension
+extensions = {}  # of a bundle: name and path
 
 
 class Finder:
-    """Finds what is loaded only when somebody imports it; and extensions, for which the usual finder lists three directories."""
+    """Finds the extensions, for which the usual finder lists three directories."""
 
     @staticmethod
     def find_spec(name, path=None, target=None):
-        if name not in later:
+        path = extensions.pop(name, None)
+        if path is None or not posix.access(path, posix.R_OK):
             return None
-        path, code = later.pop(name)
-        if code is None:
-            return ModuleSpec(name, ExtensionFileLoader(name, path), origin=path) if posix.access(path, posix.R_OK) else None
-        spec = ModuleSpec(name, Loader(code), origin=path)
-        spec.has_location = True
-        return spec
+        return ModuleSpec(name, ExtensionFileLoader(name, path), origin=path)
 
 
-class Loader:
-    def __init__(self, code):
-        self.code = code
+def postpone(module, code):
+    """Have a module executed when somebody first asks it for something: it is imported by all such commands, and used by few."""
+    lock, begun = RLock(), []
 
-    def create_module(self, spec):
-        return None
+    def __getattr__(name):
+        if name.startswith("__"):
+            raise AttributeError(name)
+        with lock:
+            if not begun:
+                begun.append(True)
+                exec(marshal.loads(code), module.__dict__)
+                del module.__getattr__
+        try:
+            return module.__dict__[name]
+        except KeyError:
+            raise AttributeError(f"module {module.__name__!r} has no attribute {name!r}") from None
 
-    def exec_module(self, module):
-        exec(marshal.loads(self.code), module.__dict__)
+    module.__getattr__ = __getattr__
 
 
 def load(name):
@@ -53,21 +59,24 @@ def load(name):
         return
     bundle = marshal.loads(posix.read(fd, posix.fstat(fd).st_size))
     posix.close(fd)
-    new, now = type(sys), []
+    new, modules = type(sys), []
     for name, path, package, code in bundle:
-        if code is None or isinstance(code, bytes):
-            later[name] = path, code
+        if code is None:
+            extensions[name] = path
             continue
         module = sys.modules[name] = new(name)
         module.__file__ = path
         module.__package__ = package
         if package == name:
             module.__path__ = [path.rpartition("/")[0]]
-        now.append((name, module, code))
-    for name, module, code in now:
+        modules.append((name, module, code))
+    for name, module, code in modules:
         parent, _, last = name.rpartition(".")
         if parent:
             setattr(sys.modules[parent], last, module)
+        if isinstance(code, bytes):
+            postpone(module, code)
+            continue
         exec(code, module.__dict__)
         if name == "pybox.native" and early:
             module.order_network()

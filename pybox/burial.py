@@ -6,12 +6,13 @@ that leaves something that nobody lists and the next gc removes; before that, th
 
 from __future__ import annotations
 
-import os
+import posix as os
 
 from pybox import kept, state
 from pybox.dirs import Dirs
 from pybox.errors import StateError
 from pybox.host import read
+from pybox.paths import is_dir, is_there
 from pybox.undo import VERBS, undo
 
 TYPE_CHECKING = False
@@ -26,7 +27,7 @@ def lost(identity: str, why: str) -> dict[str, Json]:
 
 def found_dead(dirs: Dirs, identity: str) -> list[str]:
     """Bury a container whose record is the caller's, unless a command is at it, which will. Raises OSError, ValueError."""
-    if not os.path.isdir(kept.folder(dirs, identity)):
+    if not is_dir(kept.folder(dirs, identity)):
         return bury(dirs, identity)
     try:
         lock = kept.lock(dirs, identity, 0)
@@ -62,7 +63,7 @@ def bury(dirs: Dirs, identity: str, forget: bool = False) -> list[str]:
         verb, target = str(leaf[0]), str(leaf[1])
         if keep and verb == "tree":
             continue
-        if os.path.lexists(target):
+        if is_there(target):
             done.append(f"{identity}: removed {target}")
         undo(verb, target)
     state.remove_record(path)
@@ -101,7 +102,7 @@ def mend(dirs: Dirs) -> list[str]:
 
 
 def _mend(dirs: Dirs, identity: str, names: list[str]) -> list[str]:
-    if os.path.isdir(f"{dirs.state}/{identity}"):
+    if is_dir(f"{dirs.state}/{identity}"):
         at_rest = False
     else:
         at_rest = True

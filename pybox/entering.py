@@ -12,7 +12,7 @@ streams, filter. Two rules are added, because somebody is in there already and m
 
 from __future__ import annotations
 
-import os
+import posix as os
 
 from pybox import specjson, users
 from pybox.errors import SpecError, StateError
@@ -29,6 +29,7 @@ from pybox.steps.base import ChildStep, HostStep
 from pybox.steps.entering import EnterNamespaces, HideMemory, OpenGroup, OpenWorkdir
 from pybox.steps.places import EnterWorkdir
 from pybox.steps.process import (
+    JOIN_V1,
     CheckLeash,
     Clone,
     CloseFds,
@@ -127,7 +128,7 @@ def _open_groups(entry: Entry, system: bool) -> Iterator[HostStep]:
         if system and not controller:  # a group of our own: its init may have made its own one inner, and nobody can join that
             yield OpenGroup(f"{path}/{cgroup.INNER}/pybox-exec", "cgroup", make=True)
             continue
-        yield OpenGroup(path, f"cgroup:{controller}" if controller else "cgroup", join=cgroup.JOIN_V1 if controller else "")
+        yield OpenGroup(path, f"cgroup:{controller}" if controller else "cgroup", join=JOIN_V1 if controller else "")
 
 
 def _steps(given: Inputs, entry: Entry, visit: Visit, joined: tuple[str, ...], sealed: bool) -> Iterator[ChildStep]:

@@ -14,9 +14,9 @@ nobody waits for another container's. Its state while it runs is state.py's.
 
 from __future__ import annotations
 
-import os
+import posix as os
 
-from pybox import fastjson, specjson
+from pybox import fastjson, paths, specjson
 from pybox.dirs import Dirs, ensure
 from pybox.errors import StateError
 from pybox.host import read
@@ -88,7 +88,7 @@ def folder(dirs: Dirs, identity: str) -> str:
 def make(dirs: Dirs, identity: str) -> int:
     """Make the directory of a new container; returns its lock. Without a config it is nobody's, and gc removes it when unlocked."""
     path = folder(dirs, identity)
-    ensure(os.path.dirname(path))
+    ensure(path.rpartition("/")[0])
     for _ in range(100):
         try:
             os.mkdir(path, 0o700)
@@ -135,7 +135,7 @@ def _put(path: str, text: str, flags: int) -> None:
 
 def is_running(dirs: Dirs, identity: str) -> bool:
     """Return whether it was started and its end is not recorded: it runs, or who looked after it was killed."""
-    return os.path.exists(f"{folder(dirs, identity)}/running")
+    return paths.exists(f"{folder(dirs, identity)}/running")
 
 
 def result(dirs: Dirs, identity: str) -> dict[str, Json] | None:
@@ -158,7 +158,7 @@ def _parse(path: str) -> dict[str, Json] | None:
 
 def exists(dirs: Dirs, identity: str) -> bool:
     """Return whether there is such a container."""
-    return os.path.exists(f"{folder(dirs, identity)}/config")
+    return paths.exists(f"{folder(dirs, identity)}/config")
 
 
 def load(dirs: Dirs, identity: str) -> Kept | None:
@@ -197,7 +197,7 @@ def lock(dirs: Dirs, identity: str, patience: float = PATIENCE) -> int:
             raise StateError(f"container {identity} was just removed") from None
         try:
             flock(fd, LOCK_EX | LOCK_NB)
-            if os.path.samestat(os.fstat(fd), os.stat(path)):
+            if os.fstat(fd)[1:3] == os.stat(path)[1:3]:  # inode and device
                 return fd
         except (BlockingIOError, FileNotFoundError):
             pass
@@ -221,4 +221,4 @@ def mark_stopped(dirs: Dirs, identity: str, stopped: bool) -> None:
 
 def is_stopped(dirs: Dirs, identity: str) -> bool:
     """Return whether somebody has stopped it."""
-    return os.path.exists(f"{folder(dirs, identity)}/stopped")
+    return paths.exists(f"{folder(dirs, identity)}/stopped")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import posix as os
 
 from pybox import burial, kept, state
 from pybox.dirs import Dirs
@@ -11,6 +11,7 @@ from pybox.host import read
 from pybox.image import store
 from pybox.kept import Kept
 from pybox.kernel.freezer import frozen
+from pybox.paths import exists
 from pybox.record import Record
 
 TYPE_CHECKING = False
@@ -81,7 +82,7 @@ def load(dirs: Dirs, identity: str, name: str) -> Entry | None:
     if journal is not None and pid.isdigit():
         status: Status = "paused" if frozen(_groups(journal)) else "running"
         return Entry(identity, name, path, status, int(pid), journal, None, alive=True)
-    again = os.path.exists(f"{path}/restarts")
+    again = exists(f"{path}/restarts")
     if not owner_lives(path):  # it ended just now
         return _at_rest(dirs, identity, name, path, journal)
     status = "restarting" if again else "created"

@@ -7,7 +7,7 @@ before it believes it.
 
 from __future__ import annotations
 
-import os
+import posix as os
 from select import POLLIN, poll
 
 from pybox import listing

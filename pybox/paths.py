@@ -13,13 +13,13 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-FILE, DIRECTORY = 0o100000, 0o040000
+FILE, DIRECTORY, LINK = 0o100000, 0o040000, 0o120000
 
 
-def kind(path: str) -> int | None:
-    """Return the S_IFMT bits of what a path leads to, inode(7); None where there is nothing."""
+def kind(path: str, follow: bool = True) -> int | None:
+    """Return the S_IFMT bits of what a path leads to, inode(7), or of the link that it is; None where there is nothing."""
     try:
-        return os.stat(path).st_mode & 0o170000
+        return os.stat(path, follow_symlinks=follow).st_mode & 0o170000
     except (OSError, ValueError):
         return None
 
@@ -37,6 +37,21 @@ def is_dir(path: str) -> bool:
 def is_file(path: str) -> bool:
     """Return whether a path leads to a regular file."""
     return kind(path) == FILE
+
+
+def is_link(path: str) -> bool:
+    """Return whether a path is a symbolic link."""
+    return kind(path, follow=False) == LINK
+
+
+def is_there(path: str) -> bool:
+    """Return whether there is something of that name, be it a link that leads nowhere."""
+    return kind(path, follow=False) is not None
+
+
+def same_file(path: str, other: str) -> bool:
+    """Return whether two paths lead to one file. Raises OSError."""
+    return os.stat(path)[1:3] == os.stat(other)[1:3]  # inode and device
 
 
 def absolute(path: str) -> str:

@@ -5,7 +5,7 @@ Two equal runs differ in nothing but the container's id, so a process that runs 
 
 from __future__ import annotations
 
-import os
+import posix as os
 
 from pybox import host, users
 from pybox.dirs import Dirs

@@ -40,7 +40,7 @@ class Options(Record):
     stdout: Sink | None = None  # instead of capturing or passing it through
     stderr: Sink | None = None
     stdin: Sink | None = None
-    woken: int = -1  # an fd that becomes readable when a signal has come, see supervise.await_end
+    woken: int = -1  # an fd that becomes readable when a signal has come, see cli/forwarding.py
     keep_upper: bool = False  # its writable layer is on disk, for ``ended``
     ended: Callable[[Result], object] | None = None  # called when it has ended, before anything of it is undone
 

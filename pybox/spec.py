@@ -6,9 +6,8 @@ command line's options, which are docker's.
 
 from __future__ import annotations
 
-import os
-
 from pybox.errors import SpecError
+from pybox.paths import encode
 from pybox.record import Record
 
 TYPE_CHECKING = False
@@ -26,7 +25,7 @@ def no_nul(field: str, value: str) -> None:
     if "\0" in value:
         raise SpecError(field, value, "contains a NUL character")
     try:
-        os.fsencode(value)
+        encode(value)
     except UnicodeEncodeError:
         raise SpecError(field, ascii(value), "contains half a surrogate pair, which no file system encoding can spell") from None
 
@@ -239,10 +238,13 @@ class Spec(Record):
             from pybox import netspec  # who has no network pays nothing for it
 
             netspec.validate(self.network, self.net)
-        targets = [os.path.normpath(mount.target.lstrip("/")) for mount in self.mounts]
-        for target in targets:
-            if targets.count(target) > 1:
-                raise SpecError("volume", f"/{target}", "is mounted twice")
+        if len(self.mounts) > 1:
+            from os.path import normpath
+
+            targets = [normpath(mount.target.lstrip("/")) for mount in self.mounts]
+            for target in targets:
+                if targets.count(target) > 1:
+                    raise SpecError("volume", f"/{target}", "is mounted twice")
         if self.user:
             parse_user(self.user)
         if self.stop_signal:

@@ -160,7 +160,7 @@ def follow(
     """Serve the streams until the command has ended, kill the container when its time is over, and reap it.
 
     Captured output is read to its end before this returns: nothing that a short-lived command wrote is lost. An exception
-    (KeyboardInterrupt, a signal handler's) kills the container too, and is passed on when it is gone. ``woken``: see await_end.
+    (KeyboardInterrupt, a signal handler's) kills the container too, and is passed on when it is gone. ``woken``: of the Forwarder.
     """
     deadline = None if timeout is None else child.report.begun / 1e9 + timeout
     timed_out = False
@@ -216,19 +216,6 @@ def _own_peak() -> int:
     from resource import RUSAGE_SELF, getrusage
 
     return getrusage(RUSAGE_SELF).ru_maxrss * 1024
-
-
-def await_end(pidfd: int, woken: int) -> None:
-    """Wait until a process has ended; it still has to be reaped.
-
-    ``woken`` is the fd that signals write to, signal.set_wakeup_fd: one that comes between Python's last look for signals and
-    the wait would else not be heard before the process ends by itself.
-    """
-    watch = poll()
-    watch.register(pidfd, POLLIN)
-    watch.register(woken, POLLIN)
-    while all(fd != pidfd for fd, _ in watch.poll()):
-        os.read(woken, 64)  # its handler has run by now
 
 
 def _serve(pidfd: int, streams: Streams, deadline: float | None, woken: int) -> bool:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import os
+import posix as os
 
 from pybox import dirs
 from pybox.errors import SpecError
+from pybox.paths import absolute, environment
 from pybox.spec import Mount, Rlimit
 from pybox.units import parse_bytes, parse_int
 
@@ -25,7 +26,7 @@ def parse_volume(text: str) -> Mount:
         if option not in ("ro", "rw", "z", "Z", "rprivate", "private"):
             raise SpecError("volume", text, f"unknown option {option!r}", "ro or rw")
     if source.startswith(("./", "../")) or source in (".", ".."):
-        source = os.path.abspath(source)
+        source = absolute(source)
     elif "/" not in source:
         source = volume_path(source)
     return Mount(target, source=source, read_only="ro" in options)
@@ -81,7 +82,7 @@ def parse_mount(text: str) -> Mount:
         return Mount(target, image=source, read_only=read_only)
     if kind == "volume":
         return Mount(target, source=volume_path(source), read_only=read_only)
-    return Mount(target, source=os.path.abspath(source) if source.startswith(".") else source, read_only=read_only)
+    return Mount(target, source=absolute(source) if source.startswith(".") else source, read_only=read_only)
 
 
 _MOUNT_WORDS = {"src": "source", "dst": "target", "destination": "target", "ro": "readonly", "rw": "readwrite"}
@@ -132,7 +133,7 @@ def parse_env(text: str) -> tuple[str, str] | None:
         raise SpecError("env", text, "must be NAME=VALUE or NAME")
     if equals:
         return name, value
-    inherited = os.environ.get(name)
+    inherited = environment().get(name)
     return None if inherited is None else (name, inherited)
 
 

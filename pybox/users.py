@@ -6,7 +6,7 @@ would load code and settings by the image's say-so (CVE-2019-14271).
 
 from __future__ import annotations
 
-import os
+import posix as os
 
 from pybox import native
 from pybox.errors import SpecError
@@ -60,8 +60,10 @@ def _read_in_layer(layer: str, path: str) -> tuple[str | None, str]:
             except OSError:
                 return below, ""
             if mode == 0o120000:
-                target = os.path.join("/", *parts[: count - 1], os.readlink(here, dir_fd=root), *parts[count:])
-                return None, os.path.normpath(target).lstrip("/") or "."
+                from os.path import join, normpath
+
+                target = join("/", *parts[: count - 1], os.readlink(here, dir_fd=root), *parts[count:])
+                return None, normpath(target).lstrip("/") or "."
             if mode == 0o040000 and count < len(parts):
                 if _opaque(f"/proc/self/fd/{root}/{here}"):
                     below = ""

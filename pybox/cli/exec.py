@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import posix as os
 
 from pybox import entering, listing, live, native, text
 from pybox.cli.forwarding import Forwarder
@@ -13,7 +13,6 @@ from pybox.errors import SpecError, StateError
 from pybox.result import verdict
 from pybox.runtime import Runtime
 from pybox.steps.base import Desk
-from pybox.supervise import await_end
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -40,7 +39,7 @@ def visit_of(parsed: Parsed) -> Visit:
     env: dict[str, str] = {}
     for path in parsed.all("env-file"):
         env.update(text.read_env_file(path))
-    env.update(pair for pair in map(text.parse_env, parsed.all("env")) if pair)
+    env.update(pair for word in parsed.all("env") if (pair := text.parse_env(word)))
     return Visit(
         args=tuple(parsed.rest[1:]),
         user=parsed.one("user") or "",
@@ -95,7 +94,7 @@ def _on_our_streams(runtime: Runtime, ready: Ready, desk: Desk, process: int, st
         if forwarder is None:
             return 0
         forwarder.started(child, desk.identity)
-        await_end(child.pidfd, forwarder.woken)
+        forwarder.await_end(child.pidfd)
         return _status(child)
     finally:
         if forwarder is not None:

@@ -14,7 +14,11 @@ FORWARDED = {"HUP": 1, "INT": 2, "QUIT": 3, "USR1": 10, "USR2": 12, "TERM": 15, 
 
 
 class Forwarder:
-    """Passes signals on to the container: those that came before it ran, too."""
+    """Passes signals on to the container: those that came before it ran, too.
+
+    ``woken`` is an fd that signals write to, signal.set_wakeup_fd: one that comes between Python's last look for signals and a wait
+    would else not be heard before the process ends by itself.
+    """
 
     def __init__(self) -> None:
         self._pidfd = -1
@@ -39,6 +43,16 @@ class Forwarder:
         self._pidfd = child.pidfd
         for number in self._early:
             self._forward(number, None)
+
+    def await_end(self, pidfd: int) -> None:
+        """Wait until a process has ended; it still has to be reaped."""
+        from select import POLLIN, poll
+
+        watch = poll()
+        watch.register(pidfd, POLLIN)
+        watch.register(self.woken, POLLIN)
+        while all(fd != pidfd for fd, _ in watch.poll()):
+            os.read(self.woken, 64)  # its handler has run by now
 
     def stop(self) -> None:
         """Give the signals their default meaning again: the fd is no longer the container's."""

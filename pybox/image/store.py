@@ -17,7 +17,7 @@
 
 from __future__ import annotations
 
-import os
+import posix as os
 
 from pybox import fastjson
 from pybox.dirs import Dirs

@@ -11,9 +11,9 @@ from pybox.errors import LimitError
 from pybox.host import Facts
 from pybox.kernel.inputs import Inputs
 from pybox.spec import Limits
+from pybox.steps import hostside
 from pybox.steps.base import ChildStep, HostStep
-from pybox.steps.hostside import EnableControllers, MakeGroup, SetLimit
-from pybox.steps.process import JoinGroup, SetOomScore
+from pybox.steps.process import JOIN_V1, JoinGroup, SetOomScore
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 
 GROUP = "pybox-CONTAINER-ID"
 INNER = "container"  # below it: the part of the tree that is a system container's own
-# not cgroup.procs: there the kernel guards the whole thread group and waits 10 ms for that; the child is one thread
-JOIN_V1 = "tasks"
 COUNTED = ("memory", "pids", "cpu")  # what a container that is looked after has counted, limited or not
 PERIOD = 100_000  # microseconds, the kernel's default window for --cpus
 
@@ -101,18 +99,18 @@ def prepare(given: Inputs) -> Iterator[HostStep]:
     for controller, path in groups(given):
         if controller == "":
             if facts.cgroups.pure and held and facts.cgroups.unified:
-                yield EnableControllers(facts.cgroups.unified, _controllers(given), step_aside=not facts.root)
+                yield hostside.EnableControllers(facts.cgroups.unified, _controllers(given), step_aside=not facts.root)
             counted = tuple(name for name in (*COUNTED, "io") if name in facts.cgroups.controllers and facts.cgroups.pure)
             if given.managed and counted and facts.cgroups.unified:
-                yield EnableControllers(facts.cgroups.unified, counted, step_aside=not facts.root, optional=True)
-            yield MakeGroup(path, "cgroup:all" if delegated(given) else "cgroup", killer=given.spec.pid == "host")
+                yield hostside.EnableControllers(facts.cgroups.unified, counted, step_aside=not facts.root, optional=True)
+            yield hostside.MakeGroup(path, "cgroup:all" if delegated(given) else "cgroup", killer=given.spec.pid == "host")
         else:
-            yield MakeGroup(path, f"cgroup:{controller}", join=JOIN_V1)
+            yield hostside.MakeGroup(path, f"cgroup:{controller}", join=JOIN_V1)
         # the cgroup2 group of a hybrid host has no controllers: it is there to end and to freeze
         limited = controller != "" or facts.cgroups.pure
         for name, value, option, optional in values(controller, limits, facts):
             if limited and option.removesuffix("-swap") in held:
-                yield SetLimit(f"{path}/{name}", value, option, optional, best_effort)
+                yield hostside.SetLimit(f"{path}/{name}", value, option, optional, best_effort)
         if controller == "" and delegated(given):
             from pybox.kernel.namespaces import FIRST_ID
             from pybox.steps.delegation import DelegateGroup

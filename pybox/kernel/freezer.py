@@ -6,12 +6,13 @@ where there is none, a group of the v1 freezer. Whether a container is paused, o
 
 from __future__ import annotations
 
-import os
+import posix as os
 from select import POLLPRI, poll
 from time import monotonic, sleep
 
 from pybox.errors import PyboxError, StateError
 from pybox.host import keyed, read
+from pybox.paths import exists, is_dir
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -35,13 +36,13 @@ def _is_frozen(controller: str, path: str) -> bool:
 def _handle(groups: Groups) -> tuple[str, str]:
     """Return (controller, directory) of the group that can be frozen. Raises StateError when there is none."""
     for controller, path in groups:
-        if controller == "" and os.path.exists(f"{path}/cgroup.freeze"):
+        if controller == "" and exists(f"{path}/cgroup.freeze"):
             return controller, path
     for controller, path in groups:
         if controller == "freezer":
             return controller, path
     lost = [path for controller, path in groups if controller == ""]
-    if lost and not os.path.isdir(lost[0]):
+    if lost and not is_dir(lost[0]):
         raise StateError("it is not running any more: its control group is gone")
     if lost:
         raise StateError("this kernel's control groups can't be frozen", "Linux 5.2 or newer")

@@ -11,8 +11,8 @@ from pybox.errors import SpecError
 from pybox.host import Facts
 from pybox.kernel import cgroup, credentials
 from pybox.kernel.inputs import Inputs
+from pybox.steps import hostside
 from pybox.steps.base import ChildStep, HostStep
-from pybox.steps.hostside import MakeUserNamespace
 from pybox.steps.network import EnterNetwork, LoopbackUp, MakeNetwork
 from pybox.steps.process import Clone, EnterUserNamespace, NewSession, OwnCgroupView, SetHostname, SetUmask
 from pybox.steps.rights import SetGid, SetUid
@@ -62,12 +62,12 @@ def prepare(given: Inputs) -> Iterator[HostStep]:
     facts, account = given.facts, given.account
     if facts.root:
         whole = ((0, FIRST_ID, ID_COUNT),)
-        yield MakeUserNamespace(whole, whole, network=wired(given))
+        yield hostside.MakeUserNamespace(whole, whole, network=wired(given))
         if wired(given):
             yield from _wiring(given)
         return
     uids, gids = own_maps(facts, given.spec.keep_id)
-    yield MakeUserNamespace(uids, gids, helper=len(uids) > 1, network=wired(given))
+    yield hostside.MakeUserNamespace(uids, gids, helper=len(uids) > 1, network=wired(given))
     if wired(given):
         yield from _wiring(given)
     for number, ranges in ((account.uid, uids), (account.gid, gids)):

@@ -9,9 +9,10 @@ The filter loads after no_new_privs is set (or with CAP_SYS_ADMIN), see seccomp(
 
 from __future__ import annotations
 
-import os
+import posix as os
 
 from pybox.errors import PyboxError, SpecError
+from pybox.paths import make_dirs
 from pybox.version import VERSION
 
 TYPE_CHECKING = False
@@ -183,7 +184,7 @@ def _keep(cache_dir: str, key: str, code: bytes) -> None:
 
     new = f"{cache_dir}/.{key}.{os.getpid()}.{get_native_id()}"
     try:
-        os.makedirs(cache_dir, 0o700, exist_ok=True)
+        make_dirs(cache_dir, 0o700)
         fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     except OSError:
         return

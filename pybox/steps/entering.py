@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import os
+import posix as os
 
+from pybox.paths import is_dir, make_dirs
 from pybox.steps.base import ChildStep, Desk, HostStep, flags_text
 from pybox.steps.places import OpenTarget
 from pybox.steps.process import KINDS
@@ -39,13 +40,13 @@ class OpenGroup(HostStep):
 
     def apply(self, desk: Desk) -> None:
         if self.make:
-            os.makedirs(self.path, 0o755, exist_ok=True)
+            make_dirs(self.path, 0o755)
         desk.fds[self.slot] = os.open(
             self._file(), os.O_WRONLY | os.O_CLOEXEC if self.join else os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
         )
 
     def check(self, seen: Seen) -> bool:
-        return os.path.isdir(self.path)
+        return is_dir(self.path)
 
 
 class EnterNamespaces(ChildStep):

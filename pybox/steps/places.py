@@ -6,9 +6,10 @@ container does to the name meanwhile makes no difference.
 
 from __future__ import annotations
 
-import os
+import posix as os
 
 from pybox.host import read
+from pybox.paths import is_dir, is_link, is_there, same_file
 from pybox.steps.base import ChildStep, quote
 
 TYPE_CHECKING = False
@@ -62,7 +63,7 @@ class OpenTarget(ChildStep):
         table.row("PB_TARGET", a=table.text(self.path), x=2 if self.file else 1, y=self.foreign, out=table.slot(self.slot))
 
     def check(self, seen: Seen) -> bool:
-        return not self.path.startswith("/") or os.path.lexists(seen.inside(self.path))
+        return not self.path.startswith("/") or is_there(seen.inside(self.path))
 
 
 class EnterPlace(ChildStep):
@@ -83,7 +84,7 @@ class EnterPlace(ChildStep):
         table.row("PB_FCHDIR", fd=table.slot(self.slot))
 
     def check(self, seen: Seen) -> bool:
-        return not self.path.startswith("/") or os.path.isdir(seen.inside(self.path))
+        return not self.path.startswith("/") or is_dir(seen.inside(self.path))
 
 
 class EnterWorkdir(EnterPlace):
@@ -91,7 +92,7 @@ class EnterWorkdir(EnterPlace):
 
     def check(self, seen: Seen) -> bool:
         path = seen.inside(self.path)
-        return os.path.islink(path) or os.path.samefile(f"/proc/{seen.pid}/cwd", path)
+        return is_link(path) or same_file(f"/proc/{seen.pid}/cwd", path)
 
 
 class RealDirectory(ChildStep):
@@ -115,7 +116,7 @@ class RealDirectory(ChildStep):
 
     def check(self, seen: Seen) -> bool:
         path = seen.inside(self.path)
-        return os.path.isdir(path) and not os.path.islink(path)
+        return is_dir(path) and not is_link(path)
 
 
 class MakeDirectory(ChildStep):
@@ -136,7 +137,7 @@ class MakeDirectory(ChildStep):
         table.row("PB_MKDIR", a=table.text(self.path, mine=True), x=self.mode, tolerate=table.number("PB_OK_EXIST"))
 
     def check(self, seen: Seen) -> bool:
-        return not self.path.startswith("/dev/") or os.path.isdir(seen.inside(self.path))
+        return not self.path.startswith("/dev/") or is_dir(seen.inside(self.path))
 
 
 class MakeFile(ChildStep):
@@ -162,8 +163,8 @@ class MakeFile(ChildStep):
     def check(self, seen: Seen) -> bool:
         path = "/etc/" + self.path.rsplit("/", 1)[-1] if self.text else self.path  # written aside, or an empty mount point
         place = seen.inside(path)
-        if not self.text or os.path.islink(place):  # a link of the image's would lead us astray
-            return os.path.lexists(place)
+        if not self.text or is_link(place):  # a link of the image's would lead us astray
+            return is_there(place)
         return read(place) == seen.named(self.text)
 
 

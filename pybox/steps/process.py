@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import os
+import posix as os
 
+from pybox.paths import is_there
 from pybox.steps.base import ChildStep, flags_text, quote
 
 TYPE_CHECKING = False
@@ -22,6 +23,10 @@ KINDS = {
     "CLONE_NEWUSER": "user",
     "CLONE_NEWCGROUP": "cgroup",
 }
+
+
+# not cgroup.procs: there the kernel guards the whole thread group and waits 10 ms for that; the child is one thread
+JOIN_V1 = "tasks"
 
 
 class Clone(ChildStep):
@@ -163,7 +168,7 @@ class PlaceFd(ChildStep):
         table.row("PB_DUP", fd=table.slot(self.slot), x=self.at, y=table.number("O_CLOEXEC") if self.until_exec else 0)
 
     def check(self, seen: Seen) -> bool:
-        return self.until_exec or os.path.lexists(f"/proc/{seen.pid}/fd/{self.at}")
+        return self.until_exec or is_there(f"/proc/{seen.pid}/fd/{self.at}")
 
 
 class CloseFds(ChildStep):

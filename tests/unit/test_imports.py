@@ -181,6 +181,10 @@ def test_a_run_that_was_typed_before_imports_what_its_list_says_and_nothing_more
     assert loaded - OF_THE_LIBRARY - set(AGAIN_IMPORTS) == set()
 
 
+def test_exec_does_without_os() -> None:
+    assert not loaded_by("import pybox.cli.main, pybox.cli.exec") & OF_OS - {"abc"}
+
+
 def test_explain_does_not_load_what_it_needs_for_code_and_json_only() -> None:
     assert not loaded_by("import pybox.cli.main, pybox.cli.explain") & {
         "inspect",

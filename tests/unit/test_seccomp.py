@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import posix
 import subprocess
 import sys
 from pathlib import Path
@@ -95,7 +96,7 @@ def test_a_cache_file_that_others_may_write_is_not_believed(store: str, compiles
 def test_another_users_cache_file_is_not_believed(store: str, compiles: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     program(store, None, NONE, "x86_64")
     other = os.geteuid() + 1
-    monkeypatch.setattr(os, "geteuid", lambda: other)
+    monkeypatch.setattr(posix, "geteuid", lambda: other)
     program(store, None, NONE, "x86_64")
     assert len(compiles) == 2
 
@@ -222,7 +223,7 @@ def test_the_hot_path_imports_no_compiler_and_nothing_slow(store: str) -> None:
         "print(*sorted(set(sys.modules) - before))"
     )
     done = subprocess.run([sys.executable, "-I", "-S", "-c", code], capture_output=True, text=True, check=True)
-    assert set(done.stdout.split()) <= {"binascii", "pybox.kernel", "pybox.kernel.seccomp", "pybox.version"}
+    assert set(done.stdout.split()) <= {"binascii", "pybox.kernel", "pybox.kernel.seccomp", "pybox.paths", "pybox.version"}
 
 
 def test_the_revision_is_part_of_the_cache_key(store: str, monkeypatch: pytest.MonkeyPatch, compiles: list[str]) -> None:
