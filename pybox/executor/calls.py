@@ -152,6 +152,10 @@ class Call(Task):
             self._body = b""
         return parts
 
+    def unlearn(self, functions: dict[bytes, int], known: set[int]) -> None:
+        """Note that a worker has not got its function."""
+        known.discard(functions.get(self._function, 0))
+
     def release(self) -> None:
         """Let go of the bytes: it will not be sent again."""
         self._function = self._body = b""

@@ -140,9 +140,12 @@ class Dispatcher(Staff):
         worker.kill()
 
     def _answer(self, worker: Worker, kind: int, number: int, body: bytes | bytearray) -> None:
-        if not worker.calls or worker.calls[0].number != number or kind not in (wire.VALUE, wire.RAISED):
+        if not worker.calls or worker.calls[0].number != number or kind not in (wire.VALUE, wire.RAISED, wire.AGAIN):
             raise wire.Broken("it has answered what it was not asked")
         call, json = worker.calls[0], self._terms.json
+        if kind == wire.AGAIN:
+            self._teach(worker, call)
+            return
         try:
             outcome = calls.error_of(body, json) if kind == wire.RAISED else calls.value_of(body, json)
         except wire.Broken:
@@ -162,6 +165,18 @@ class Dispatcher(Staff):
             call.fail(outcome)
         else:
             call.succeed(outcome)
+
+    def _teach(self, worker: Worker, call: Call) -> None:
+        """Have a call made by whoever comes first, with its function this time."""
+        if call.taught or not call.small:
+            raise wire.Broken("it says that it has not got what it was sent")
+        worker.calls.popleft()
+        call.unlearn(self._functions, worker.known)
+        call.where = None
+        self._put_back(worker)
+        self._pending.appendleft(call)
+        if worker.calls and not self._begin(worker, worker.calls[0]):
+            worker.kill()
 
     def _broken(self, worker: Worker, error: wire.Broken) -> None:
         self._remove(worker.ours.fileno())

@@ -147,6 +147,9 @@ def main(fd: int, settings: dict[str, Any]) -> None:
     kept: dict[int, bytes] = {}
     while (got := channel.receive()) is not None:
         kind, call, number, blob, data = got
+        if not blob and number not in kept:
+            channel.reply(settings["again"], call, b"")
+            continue
         try:
             function = None if blob else functions.get(number)
             if function is None:

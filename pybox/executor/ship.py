@@ -62,6 +62,7 @@ def program(results: str, preload: tuple[str, ...], path: list[str] | None) -> b
         "ready": wire.READY,
         "value": wire.VALUE,
         "raised": wire.RAISED,
+        "again": wire.AGAIN,
         "results": results,
         "preload": preload,
         "path": path,

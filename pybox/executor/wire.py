@@ -22,6 +22,7 @@ ERROR = Struct("=III")  # bytes of the traceback, of the type's name, of the mes
 
 ONE, EACH = 1, 2  # kinds of call: fn(*args, **kwargs), or fn for each of a list of args
 READY, VALUE, RAISED = 1, 2, 3  # kinds of reply
+AGAIN = 4  # one more: it has not got the function, for the call that brought it was taken back while this one was read
 
 
 class Broken(Exception):

@@ -6,6 +6,7 @@ import concurrent.futures as cf
 import gc
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -255,6 +256,45 @@ def test_a_fork_has_no_say_in_it(pool: Callable[..., pybox.Executor]) -> None:
 
 
 # --- what the standard library's pools can't do ------------------------------------------------------------------------------
+
+
+class OneAtATime:
+    """The owner's copy of a worker's end, who is as slow at taking back as can be: the worker reads what follows the first message."""
+
+    def __init__(self, theirs: socket.socket) -> None:
+        self._theirs = theirs
+        self._took = False
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._theirs, name)
+
+    def recv(self, size: int, flags: int) -> bytes:
+        if self._took:
+            raise BlockingIOError
+        self._took = True
+        return self._theirs.recv(size, flags)
+
+
+def test_a_call_whose_function_was_taken_back_with_the_one_before_is_made_all_the_same(
+    pool: Callable[..., pybox.Executor], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def pair(*kind: int) -> tuple[socket.socket, OneAtATime]:
+        ours, theirs = socket.socketpair(*kind)
+        return ours, OneAtATime(theirs)
+
+    monkeypatch.setattr(crew, "socketpair", pair)
+    os.mkfifo(tmp_path / "gate")
+    with pool(1) as executor:
+        held = executor.submit((tmp_path / "gate").read_text)
+        teaches, relies = executor.submit(double, 1), executor.submit(double, 2)
+        with (tmp_path / "gate").open("w") as gate:  # opened when the first call runs; the others are in its socket, or will be
+            while len(executor._dispatcher._workers[0].calls) < 3:
+                time.sleep(0.001)
+            assert teaches.cancel()
+            while len(executor._dispatcher._workers[0].calls) > 2:
+                time.sleep(0.001)
+            gate.write("open")
+        assert held.result() == "open" and relies.result() == 4
 
 
 def test_a_crash_fails_its_call_alone(pool: Callable[..., pybox.Executor]) -> None:
