@@ -294,16 +294,25 @@ def told(watcher: Watcher, last: str) -> list[tuple[str, int | None]]:
 KNOWS_EXITS = tuple(int(word) for word in os.uname().release.split(".")[:2]) >= (6, 15)
 
 
-def test_events_tell_the_life_of_a_container_that_is_forgotten() -> None:
-    with Watcher(dirs.current()) as watcher, meanwhile("run", "--rm", "busybox", "sh", "-c", "exit 7"):
-        wanted = [("create", None), ("start", None), ("die", 7 if KNOWS_EXITS else None), ("destroy", None)]
-        assert told(watcher, "destroy") == wanted
+# it lives until it has been seen: of one that is gone before its files are read there is less to tell
+UNTIL_SEEN = "until [ -e /data/seen ]; do sleep 0.02; done; exit 7"
 
 
-def test_events_tell_the_life_of_a_container_that_is_kept() -> None:
+def test_events_tell_the_life_of_a_container_that_is_forgotten(tmp_path: Path) -> None:
+    words = ("run", "--rm", "-v", f"{tmp_path}:/data", "busybox", "sh", "-c", UNTIL_SEEN)
+    with Watcher(dirs.current()) as watcher, meanwhile(*words):
+        assert told(watcher, "start") == [("create", None), ("start", None)]
+        (tmp_path / "seen").touch()
+        assert told(watcher, "destroy") == [("die", 7 if KNOWS_EXITS else None), ("destroy", None)]
+
+
+def test_events_tell_the_life_of_a_container_that_is_kept(tmp_path: Path) -> None:
+    words = ("run", "--name", "kept", "-v", f"{tmp_path}:/data", "busybox", "sh", "-c", UNTIL_SEEN)
     with Watcher(dirs.current()) as watcher:
-        with meanwhile("run", "--name", "kept", "busybox", "sh", "-c", "exit 7"):
-            assert told(watcher, "die") == [("create", None), ("start", None), ("die", 7)]
+        with meanwhile(*words):
+            assert told(watcher, "start") == [("create", None), ("start", None)]
+            (tmp_path / "seen").touch()
+            assert told(watcher, "die") == [("die", 7)]
         with meanwhile("rm", "kept"):
             assert told(watcher, "destroy") == [("destroy", None)]
 
