@@ -21,6 +21,16 @@ static long futex(uint32_t *word, int op, uint32_t value)
 	return syscall(SYS_futex, word, op, value, NULL, NULL, 0);
 }
 
+/* Whether the parent ended before prctl could tie us to it; a row ahead will ask the same. Once that row is behind us its fd may be closed,
+ * but it or a gate before it has tied us then, and no row after it changes ids, which would untie us. */
+static int left_alone(struct pb_walk *walk)
+{
+	for (uint32_t i = walk->next; i < walk->count; i++)
+		if (walk->rows[i].op == PB_LEASH)
+			return PB_DO[PB_LEASH](walk, &walk->rows[i]) < 0 && errno == EOWNERDEAD;
+	return 0;
+}
+
 void pb_wait_at_gate(struct pb_walk *walk)
 {
 	struct pb_report *report = walk->report;
@@ -28,6 +38,8 @@ void pb_wait_at_gate(struct pb_walk *walk)
 
 	/* the row that ties its life to the parent's may be far ahead, and who stands here would outlive it for ever */
 	prctl(PR_SET_PDEATHSIG, SIGKILL);
+	if (left_alone(walk))
+		_exit(125);
 	while ((gate = __atomic_load_n(&report->gate, __ATOMIC_SEQ_CST)) != 0 && walk->next >= gate) {
 		__atomic_store_n(&report->waiting, walk->next, __ATOMIC_SEQ_CST);
 		futex(&report->waiting, FUTEX_WAKE, INT_MAX);

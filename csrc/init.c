@@ -144,6 +144,7 @@ int main(int argc, char **argv)
 	/* with --pid host we are not process 1, and orphans would go to the host's */
 	if (getpid() != 1 && !visitor) {
 		prctl(PR_SET_CHILD_SUBREAPER, 1);
+		prctl(PR_SET_PDEATHSIG, 0); /* who waited at a gate has it; this must outlive pybox long enough to use KILLER */
 		fcntl(KILLER, F_SETFD, FD_CLOEXEC);
 	}
 

@@ -10,7 +10,7 @@ import os
 from pybox.dirs import Dirs
 from pybox.host import read
 from pybox.record import Record
-from pybox.seen import unescaped
+from pybox.seen import MountSeen, mounts
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -41,8 +41,8 @@ def none_of_a_kind(case: Case) -> bool:
 def in_a_chroot(case: Case) -> bool:
     """Whether our root is not the mount namespace's: then no mount is on "/", or process 1 of the same namespace has another
     root. Whom process 1 shows nothing may be in a chroot unseen."""
-    mounts = read("/proc/self/mountinfo").splitlines()
-    if mounts and not any(line.split(" ")[4] == "/" for line in mounts):
+    ours = _mounts()
+    if ours and not any(mount.target == "/" for mount in ours):
         return True
     try:
         return os.readlink("/proc/1/ns/mnt") == os.readlink("/proc/self/ns/mnt") and _place("/proc/1/root") != _place("/")
@@ -62,11 +62,7 @@ def _place(path: str) -> tuple[str, int, int]:
 
 def cgroups_read_only(case: Case) -> bool:
     """Whether a control group file system is mounted read-only."""
-    for line in read("/proc/self/mountinfo").splitlines():
-        left, _, right = line.partition(" - ")
-        if right.startswith("cgroup") and "ro" in left.split(" ")[5].split(","):
-            return True
-    return False
+    return any(mount.fstype in ("cgroup", "cgroup2") and "ro" in mount.options for mount in _mounts())
 
 
 def store_on(*kinds: str) -> Callable[[Case], bool]:
@@ -77,12 +73,14 @@ def store_on(*kinds: str) -> Callable[[Case], bool]:
 def file_system(path: str) -> str:
     """Return the kind of file system that a path is on, proc_pid_mountinfo(5); "" when it can't be told."""
     best, kind = "", ""
-    for line in read("/proc/self/mountinfo").splitlines():
-        left, _, right = line.partition(" - ")
-        target = unescaped(left.split(" ")[4])
-        if (path + "/").startswith(target.rstrip("/") + "/") and len(target) >= len(best):
-            best, kind = target, right.split(" ")[0]
+    for mount in _mounts():
+        if (path + "/").startswith(mount.target.rstrip("/") + "/") and len(mount.target) >= len(best):
+            best, kind = mount.target, mount.fstype
     return kind
+
+
+def _mounts() -> list[MountSeen]:
+    return mounts(read("/proc/self/mountinfo"))
 
 
 def group_is_full() -> bool:

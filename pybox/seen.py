@@ -12,13 +12,43 @@ from pybox.record import Record
 class MountSeen(Record):
     """A line of /proc/PID/mountinfo, proc_pid_mountinfo(5)."""
 
+    number: str
+    device: str  # "8:1"
     root: str
     target: str
     options: frozenset[str]
-    shared: bool
+    peers: tuple[str, ...]  # "shared:1", "master:2"
     fstype: str
     source: str
     super_options: frozenset[str]
+
+    @property
+    def shared(self) -> bool:
+        """Whether what is mounted below it is seen in other namespaces."""
+        return any(peer.startswith("shared:") for peer in self.peers)
+
+
+def mounts(text: str) -> list[MountSeen]:
+    """Return the mounts that a mountinfo file lists, in the order they were made."""
+    found = []
+    for line in text.split("\n")[:-1]:  # a path may have in it what else Python takes for the end of a line
+        left, _, right = line.partition(" - ")
+        number, _, device, root, target, options, *peers = left.split(" ")
+        fstype, source, super_options = right.split(" ", 2)
+        found.append(
+            MountSeen(
+                number,
+                device,
+                _unescaped(root),
+                _unescaped(target),
+                frozenset(options.split(",")),
+                tuple(peers),
+                fstype,
+                _unescaped(source),
+                frozenset(super_options.split(",")),
+            )
+        )
+    return found
 
 
 class Seen:
@@ -54,23 +84,7 @@ class Seen:
 
     def mounts(self) -> list[MountSeen]:
         """Return the mounts of its namespace, in the order they were made."""
-        found = []
-        for line in self.file("mountinfo").splitlines():
-            left, _, right = line.partition(" - ")
-            fields = left.split(" ")
-            fstype, source, super_options = right.split(" ", 2)
-            found.append(
-                MountSeen(
-                    unescaped(fields[3]),
-                    unescaped(fields[4]),
-                    frozenset(fields[5].split(",")),
-                    any(field.startswith("shared:") for field in fields[6:]),
-                    fstype,
-                    unescaped(source),
-                    frozenset(super_options.split(",")),
-                )
-            )
-        return found
+        return mounts(self.file("mountinfo"))
 
     def mount(self, target: str) -> MountSeen | None:
         """Return the topmost mount on a target, None when there is none."""
@@ -86,8 +100,7 @@ class Seen:
         return named(text, self.identity)
 
 
-def unescaped(text: str) -> str:
-    """Return a path as it is, not as mountinfo writes it."""
+def _unescaped(text: str) -> str:
     for escape, char in (("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")):
         text = text.replace(escape, char)
     return text

@@ -98,7 +98,7 @@ def _grade(where: Dirs, parsed: Parsed) -> int:
     if not parsed.rest[1:]:
         raise SpecError("grade", "", "needs a file or a directory", "pybox learn grade DIR|FILE...")
     lab = bench(Runtime(where))
-    graded = [grade(lab, path) for path in answers(parsed.rest[1:])]
+    graded = [grade(lab, folder, name) for folder, name in answers(parsed.rest[1:])]
     if shape == "json":
         print(json.dumps({"schema": "pybox.grades/1", "answers": [one.to_json() for one in graded]}, indent=2))
     else:

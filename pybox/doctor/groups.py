@@ -21,6 +21,7 @@ from pybox.image.model import Image
 from pybox.kernel import cgroup as room
 from pybox.kernel.inputs import Inputs
 from pybox.record import Record
+from pybox.seen import mounts
 from pybox.spec import Limits, Spec
 from pybox.steps.base import Desk
 from pybox.undo import undo
@@ -48,13 +49,11 @@ def layout() -> Layout:
     """Read the layout."""
     unified, v1 = "", []
     known = {line.split()[0] for line in read("/proc/cgroups").splitlines()}
-    for line in read("/proc/self/mountinfo").splitlines():
-        left, _, right = line.partition(" - ")
-        kind, _, options = right.split(" ", 2)
-        if kind == "cgroup2":
-            unified = unified or left.split(" ")[4]
-        elif kind == "cgroup":
-            v1 += [name for name in options.split(",") if name in known]
+    for mount in mounts(read("/proc/self/mountinfo")):
+        if mount.fstype == "cgroup2":
+            unified = unified or mount.target
+        elif mount.fstype == "cgroup":
+            v1 += sorted(mount.super_options & known)
     own = next((line[3:] for line in read("/proc/self/cgroup").splitlines() if line.startswith("0::")), "")
     return Layout(unified, tuple(read(f"{unified}/cgroup.controllers").split()) if unified else (), tuple(v1), own)
 

@@ -20,7 +20,7 @@ from pybox.kernel.inputs import Inputs, TopEntry
 from pybox.kernel.namespaces import FIRST_ID
 from pybox.live import RUNNING, pidfd
 from pybox.record import Record
-from pybox.seen import Seen, unescaped
+from pybox.seen import Seen
 from pybox.spec import Spec
 
 TYPE_CHECKING = False
@@ -159,17 +159,15 @@ def _given(where: Dirs, entry: listing.Entry) -> Inputs:
 
 def _mounts(seen: Seen) -> Mounts:
     kernels, others, paths, root = set(), set(), set(), 0
-    for line in seen.file("mountinfo").splitlines():
-        left, _, right = line.partition(" - ")
-        fields = left.split(" ")
-        major, _, minor = fields[2].partition(":")
+    for mount in seen.mounts():
+        major, _, minor = mount.device.partition(":")
         device = os.makedev(int(major), int(minor))
-        if fields[4] == "/":
+        if mount.target == "/":
             root = device
         else:
             others.add(device)
-            paths.add(os.fsencode(unescaped(fields[4])))
-        if right.split(" ")[0] in _KERNELS or fields[4] == "/dev":
+            paths.add(os.fsencode(mount.target))
+        if mount.fstype in _KERNELS or mount.target == "/dev":
             kernels.add(device)
     return Mounts(frozenset(kernels - {root}), frozenset(others - {root}), frozenset(paths))
 

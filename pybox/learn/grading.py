@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     Mark = Literal["passed", "not yet", "not here", "unreadable"]
 
 _MOST = 10_000  # files
+_DEEPEST = 30  # directories: a walk through as many as a path can have is not a thing that Python ends well
 
 
 class Graded(Record):
@@ -52,32 +53,41 @@ class Graded(Record):
         }
 
 
-def answers(paths: Sequence[str]) -> Iterator[str]:
-    """Yield the files of answers: those named, and in a directory all called lesson-*. No link is followed. Raises SpecError."""
+def answers(paths: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Yield the files of answers as a folder and a path below it: those named, and in a directory all called lesson-*.
+
+    No link is followed. Raises SpecError.
+    """
     count = 0
     for path in paths:
         if not os.path.lexists(path):
             raise SpecError("grade", path, "no such file or directory")
-        found = [path]
-        if os.path.isdir(path):
-            found = sorted(
-                f"{folder}/{name}"
-                for folder, _, names in os.walk(path)
-                for name in names
-                if name.startswith("lesson-") and name.endswith((".txt", ".sh")) and not os.path.islink(f"{folder}/{name}")
-            )
+        found = [os.path.split(path)]
+        if os.path.isdir(path) and not os.path.islink(path):
+            found = [(path, name) for name in _below(path)]
             if not found:
                 raise SpecError("grade", path, "has no files of answers in it", "they are called lesson-NN.txt or lesson-NN.sh")
         count += len(found)
         if count > _MOST:
             raise SpecError("grade", path, f"more than {_MOST} files")
-        yield from found
+        yield from sorted(found)
 
 
-def grade(lab: Lab, path: str) -> Graded:
-    """Judge one file. Raises nothing for what is in it."""
+def _below(path: str) -> Iterator[str]:
+    for folder, inner, names in os.walk(path):
+        here = os.path.relpath(folder, path)
+        if here.count("/") >= _DEEPEST:
+            inner.clear()
+        for name in names:
+            if name.startswith("lesson-") and name.endswith((".txt", ".sh")) and not os.path.islink(f"{folder}/{name}"):
+                yield os.path.normpath(f"{here}/{name}")
+
+
+def grade(lab: Lab, folder: str, name: str) -> Graded:
+    """Judge one file, as ``answers`` yields it. Raises nothing for what is in it."""
+    path = os.path.join(folder, name)
     try:
-        handed = read_answer(path)
+        handed = read_answer(name, folder or ".")
     except SpecError as error:
         return Graded(path, 0, "unreadable", problem=error.reason)
     if not 1 <= handed.lesson <= len(LESSONS):

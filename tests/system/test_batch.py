@@ -137,8 +137,8 @@ def test_a_kill_loses_no_finished_result(store: dirs.Dirs, tmp_path: Path) -> No
 def test_an_interrupt_stops_it_cleanly_and_says_how_to_go_on(store: dirs.Dirs, tmp_path: Path) -> None:
     words, out = ("batch", slow(tmp_path), "-o", str(tmp_path / "out"), "-j", "3"), tmp_path / "out"
     with start(*words, stderr=subprocess.PIPE) as process:
+        assert eventually(lambda: (out / "6.stdout").exists() and (out / "results.jsonl").read_bytes().count(b"\n") == 4)
         assert eventually(lambda: sum(entry.status == "running" for entry in listing.entries(store)) == 3)
-        assert eventually(lambda: (out / "results.jsonl").read_bytes().count(b"\n") == 4)
         process.send_signal(signal.SIGINT)
         said = process.communicate(timeout=60)[1].decode()
     assert process.returncode == 130 and not any(entry.alive for entry in listing.entries(store))

@@ -15,15 +15,19 @@ import termios
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from threading import Thread
 
 import pytest
 from harness import PURE_V2, cli, eventually
 
 from pybox import dirs, listing, state
-from pybox.planner import ready_of
+from pybox.explain.stepping import Recorder
+from pybox.planner import Planned, ready_of
 from pybox.runtime import Options, Runtime
 from pybox.spec import Limits, Mount, Spec
 from pybox.steps.base import ChildStep, Desk, HostStep
+from pybox.steps.process import Clone
+from pybox.steps.rights import SetUid
 from pybox.undo import undo
 
 
@@ -112,9 +116,7 @@ def test_sigkill_at_any_row_inside_leaves_no_process_and_nothing_after_gc(store:
         if moment == rows - 1 and spec.init:
             continue  # the last row is pybox-init's, in a process of its own: the next test
         others = set(descendants(os.getpid()))
-        reader, writer = os.pipe()
-        fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, 4096)
-        os.write(writer, b"." * 4095)
+        reader, writer = full_pipe()
         with fork() as pid:
             if pid == 0:
                 os.dup2(writer, 2)
@@ -138,11 +140,63 @@ def test_sigkill_at_any_row_inside_leaves_no_process_and_nothing_after_gc(store:
         swept_clean(store)
 
 
+@pytest.mark.parametrize("where", [Clone, SetUid], ids=lambda kind: f"after {kind.__name__}")
+@pytest.mark.parametrize("userns", [False, True], ids=["", "user namespace"])
+def test_sigkill_before_a_gate_is_reached_leaves_nobody_waiting_there(
+    store: dirs.Dirs, where: type[ChildStep], userns: bool
+) -> None:
+    """`run --step`: the new process comes to the gate when it is too late to ask to die with pybox."""
+    spec = Spec(image="busybox", args=("sleep", "60"), userns=userns)
+    kinds = [type(step) for step in Runtime(store).plan(spec, False).inside]
+    moment = len(kinds) - kinds[::-1].index(where)  # of two clones, the second
+
+    def held(planned: Planned) -> Planned:
+        plan = planned.plan.replace(inside=(*planned.plan.inside[:moment], Gate(), *planned.plan.inside[moment:]))
+        return planned.replace(plan=plan, program=plan.lower())
+
+    def shut_gate(recorder: Recorder) -> None:
+        eventually(lambda: full(reader))
+        recorder.report.gate = moment + 2
+        os.write(said, b"shut")
+
+    others = set(descendants(os.getpid()))
+    reader, writer = full_pipe()
+    heard, said = os.pipe()
+    with fork() as pid:
+        if pid == 0:
+            os.dup2(writer, 2)
+            recorder = Recorder(store, cut=held)  # no gate yet, at which it would ask before the row that it is held at
+            Thread(target=shut_gate, args=(recorder,)).start()
+            recorder.run(spec, Options())
+    os.close(said)
+    assert os.read(heard, 4) == b"shut"
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+    os.close(writer)
+    os.read(reader, 65536)
+    assert eventually(lambda: no_orphans(others), 5)
+    os.close(reader), os.close(heard)
+    swept_clean(store)
+
+
+def full_pipe() -> tuple[int, int]:
+    """Return both ends of a pipe that takes one more byte."""
+    reader, writer = os.pipe()
+    fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, 4096)
+    os.write(writer, b"." * 4095)
+    return reader, writer
+
+
+def full(pipe: int) -> bool:
+    """Return whether a pipe of one page is full."""
+    return int.from_bytes(fcntl.ioctl(pipe, termios.FIONREAD, b"\0" * 4), sys.byteorder) == 4096
+
+
 def eventually_held(pid: int, pipe: int) -> list[int]:
     """Wait until the pipe is full, for then a descendant of pybox sits at the gate; return all descendants."""
     limit = time.monotonic() + 60
     while time.monotonic() < limit:
-        if int.from_bytes(fcntl.ioctl(pipe, termios.FIONREAD, b"\0" * 4), sys.byteorder) == 4096:
+        if full(pipe):
             return descendants(pid)
         if os.waitpid(pid, os.WNOHANG)[0]:
             raise AssertionError("pybox ended before the gate")

@@ -1,4 +1,4 @@
-"""cp, diff, export and commit: the files of containers that run and of containers that have ended, as root."""
+"""cp in both directions, files and tars: the files of containers that run and of containers that have ended, as root."""
 
 from __future__ import annotations
 
@@ -8,22 +8,19 @@ import json
 import os
 import resource
 import select
-import shutil
 import signal
 import stat
 import subprocess
 import tarfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from harness import CGROUPS, PURE_V2, PYBOX, TIMEOUT, Images, cli, eventually, many, start
+from harness import PYBOX, TIMEOUT, cli, eventually, start
 
 from pybox import api, dirs
 from pybox.files import views
 from pybox.spec import Spec
-
-Box = Callable[..., str]
 
 
 @contextlib.contextmanager
@@ -317,281 +314,6 @@ def test_a_tar_from_stdin_belongs_to_root_and_with_a_to_whom_it_says(kind: str) 
 
         assert binary("cp", "-q", "-", f"{container}:/", input=gzip.compress(data)).returncode == 0
         assert "d/f" in members(good("cp", f"{container}:/d", "-"))
-
-
-# --- a hostile container ---------------------------------------------------------------------------------------------------------
-
-
-def test_2018_15664_a_race_of_links_leads_no_copy_to_the_host(tmp_path: Path) -> None:
-    """A directory and a link to / (and one to the canary's own directory) change places all the time, while files are copied."""
-    canary = tmp_path / "canary"
-    canary.mkdir()
-    (canary / "secret").write_text("the host's")
-    (tmp_path / "new").write_text("planted")
-    script = (
-        f"mkdir -p /a{canary} /dir{canary} && echo mine >/a{canary}/secret && ln -s / /b && ln -s {canary} /c && mkdir /d && "
-        "echo mine >/d/secret && { inside exchange /a /b & inside exchange /d /c & }"
-    )
-    planted = tmp_path / "planted.tar"
-    planted.write_bytes(tar(("a", b"5", "", b""), (f"a{canary}/secret", b"0", "", b"planted")))
-    with alive("--rm", script=script) as container:
-        copies = []
-        for turn in range(3 if PURE_V2 else 40):  # the one CPU of User Mode Linux is the racers'
-            copies += [
-                ("cp", f"{container}:/a{canary}", str(tmp_path / f"out{turn}")),
-                ("cp", str(tmp_path / "new"), f"{container}:/a{canary}/secret"),
-                ("cp", f"{container}:/d/secret", str(tmp_path / f"secret{turn}")),
-                ("cp", str(tmp_path / "new"), f"{container}:/d/secret"),
-                ("cp", "-", f"{container}:/"),
-            ]
-            if turn % 8 == 0:
-                copies.append(("cp", f"{container}:/", str(tmp_path / f"all{turn}")))
-        ends = many(copies, stdin=str(planted))
-    assert 0 in {end.returncode for end in ends if any("/a/" in word for word in end.args)}
-    assert (canary / "secret").read_text() == "the host's" and os.listdir(canary) == ["secret"]
-    stolen = subprocess.run(["grep", "-rl", "the host's", tmp_path], capture_output=True, text=True)
-    assert stolen.stdout.split() == [str(canary / "secret")]
-
-
-def test_2019_14271_nothing_of_the_container_is_loaded(tmp_path: Path, image: Images) -> None:
-    """No library, name service or codec of the image's is opened by a copy, whatever it is called."""
-    if not shutil.which("strace"):
-        pytest.skip("no strace (Debian package strace)")
-
-    def traps(root: Path) -> None:
-        for name in (
-            "usr/lib/x86_64-linux-gnu/libnss_files.so.2",
-            "etc/nsswitch.conf",
-            "usr/lib/python3/encodings/idna.py",
-            "etc/ld.so.preload",
-        ):
-            (root / name).parent.mkdir(parents=True, exist_ok=True)
-            (root / name).write_text("trap")
-
-    with alive("--rm", image=image(traps)) as container:
-        (tmp_path / "f").write_text("x")
-        for words in (("cp", f"{container}:/home", str(tmp_path / "out")), ("cp", str(tmp_path / "f"), f"{container}:/tmp")):
-            traced = subprocess.run(
-                ["strace", "-f", "-qq", "-y", "-e", "trace=openat,openat2,open,execve,mmap", *PYBOX, *words], capture_output=True
-            )
-            assert traced.returncode == 0
-            assert not [
-                line for line in traced.stderr.splitlines() if b"trap" in line or b"libnss" in line or b"nsswitch" in line
-            ]
-
-
-def test_a_number_that_is_another_processs_by_now_is_not_taken_for_the_containers(tmp_path: Path) -> None:
-    with alive("--rm") as container:
-        journal = Path(dirs.current().state, container, "journal")
-        first = journal.read_text().partition("\n")[0]
-        journal.write_text(f"{first}\n{os.getpid()}")
-        for words in (("cp", f"{container}:/etc", str(tmp_path / "out")), ("diff", container), ("export", container)):
-            assert "has just ended" in refused(*words)
-        assert os.listdir(tmp_path) == []
-
-
-def test_a_fifo_in_the_containers_tree_holds_nobody_up(tmp_path: Path) -> None:
-    with alive(script="mkfifo /tmp/p; ln -s /tmp/p /l") as container:
-        good("cp", f"{container}:/tmp", str(tmp_path / "out"))
-        assert stat.S_ISFIFO((tmp_path / "out/p").stat().st_mode)
-        good("cp", "-L", f"{container}:/l", str(tmp_path / "followed"))
-        assert stat.S_ISFIFO((tmp_path / "followed").stat().st_mode)
-
-
-def test_the_kernels_files_are_not_copied(tmp_path: Path) -> None:
-    with alive() as container:
-        assert "kernel's own file systems" in refused("cp", f"{container}:/proc", str(tmp_path / "out"))
-        assert set(members(good("cp", f"{container}:/", "-"))) >= {"./proc", "./sys", "./dev", "./bin/busybox"}
-        assert not [
-            name for name in members(good("cp", f"{container}:/", "-")) if name.startswith(("./proc/", "./sys/", "./dev/"))
-        ]
-
-
-# --- export ----------------------------------------------------------------------------------------------------------------------
-
-
-@EACH
-def test_an_export_is_the_merged_root_in_order_and_the_same_twice(tmp_path: Path, kind: str) -> None:
-    script = "rm /etc/group; echo x >/new; ln /new /same; rm -r /home; mkdir /home; touch /home/only"
-    with box(kind, script) as container:
-        first = good("export", container)
-        good("export", "-o", str(tmp_path / "out.tar"), container)
-        assert "no such" in refused("export", "-o", str(tmp_path / "none/x"), container).lower()
-    assert first == (tmp_path / "out.tar").read_bytes()
-    found = members(first)
-    names = list(found)
-    assert names == sorted(names, key=lambda name: name.split("/")) and "./etc/group" not in found
-    assert (found["./same"].type, found["./same"].linkname) == (tarfile.LNKTYPE, "./new")
-    assert [name for name in names if name.startswith("./home/")] == ["./home/only"]
-    assert not [name for name in names if name.startswith(("./proc/", "./sys/", "./dev/"))]
-    assert os.listdir(tmp_path) == ["out.tar"]
-
-
-def test_capabilities_of_files_are_in_an_export_and_in_an_image(image: Images) -> None:
-    value = bytes.fromhex("0100000200200000000000000000000000000000")
-    name = image(lambda root: os.setxattr(root / "bin/inside", "security.capability", value))
-    with ended(image=name, script="cp -p /bin/inside /other; mv /bin/inside /moved") as container:
-        found = members(good("export", container))["./moved"]
-        assert found.pax_headers["SCHILY.xattr.security.capability"].encode("utf-8", "surrogateescape") == value
-        good("commit", container, "capable")
-    layer = json.loads(cli("image", "inspect", "capable").stdout)[0]["Layers"][0]
-    assert os.getxattr(f"{layer}/moved", "security.capability") == value
-    good("rmi", "capable")
-
-
-def test_an_export_can_be_imported_and_runs() -> None:
-    with ended(script="echo mine >/mine") as container:
-        data = good("export", container)
-    good("import", "exported", "-", input=data)
-    assert cli("run", "--rm", "exported", "cat", "/mine").stdout == "mine\n"
-    good("rmi", "exported")
-
-
-# --- diff ------------------------------------------------------------------------------------------------------------------------
-
-CHANGES = (
-    "rm /etc/group; echo x >>/etc/passwd; mkdir -p /new/deep; touch /new/deep/f; rm -r /home; mkdir /home; touch /home/only; "
-    "rm -r /var; ln -s /tmp /var; chmod 700 /usr/bin; touch /tmp/gone; rm /tmp/gone; mv /bin/inside /bin/outside"
-)
-CHANGED = """C /bin
-D /bin/inside
-A /bin/outside
-C /etc
-D /etc/group
-C /etc/passwd
-C /home
-D /home/alice
-A /home/only
-A /new
-A /new/deep
-A /new/deep/f
-C /tmp
-C /usr
-C /usr/bin
-C /var
-"""
-
-
-@EACH
-def test_diff_lists_what_docker_lists(kind: str) -> None:
-    with box(kind, CHANGES) as container:
-        assert good("diff", container).decode() == CHANGED
-        rows = json.loads(good("diff", "--format", "json", container))
-        assert rows[0] == {"kind": "C", "path": "/bin"} and len(rows) == CHANGED.count("\n")
-
-
-@EACH
-def test_diff_of_a_container_that_changed_nothing_is_empty(kind: str) -> None:
-    with box(kind) as container:
-        assert good("diff", container) == b""
-
-
-def test_what_is_copied_over_the_files_that_pybox_mounts_is_told_and_committed(tmp_path: Path) -> None:
-    (tmp_path / "hosts").write_text("127.0.0.1 mine\n")
-    with ended() as container:
-        good("cp", str(tmp_path / "hosts"), f"{container}:/etc/")
-        assert good("diff", container) == b"C /etc\nC /etc/hosts\n"
-        good("commit", container, "hosts")
-    layer = json.loads(cli("image", "inspect", "hosts").stdout)[0]["Layers"][0]
-    assert Path(layer, "etc/hosts").read_text() == "127.0.0.1 mine\n"
-    good("rmi", "hosts")
-
-
-def test_diff_of_the_machines_own_root_is_told_from_the_disk_and_refused_in_memory() -> None:
-    with ended(image="host", script="echo x >/pybox-new") as container:
-        assert good("diff", container) == b"A /pybox-new\n"
-    with alive("--rm", image="host") as container:
-        assert "can't be told" in refused("diff", container)
-        assert "machine's own root" in refused("commit", container, "x")
-
-
-# --- commit ----------------------------------------------------------------------------------------------------------------------
-
-
-@EACH
-def test_a_commit_runs_and_has_the_changes_and_nothing_else(kind: str) -> None:
-    with box(kind, CHANGES) as container:
-        words = (
-            "-m",
-            "why",
-            "-a",
-            "me",
-            "-c",
-            'CMD ["cat", "/etc/passwd"]',
-            "-c",
-            "ENV A=1",
-            "-c",
-            "USER alice",
-            "-c",
-            "WORKDIR /tmp",
-        )
-        printed = good("commit", *words, container, "committed:v1").decode().strip()
-    found = json.loads(cli("image", "inspect", "committed:v1").stdout)[0]
-    assert found["Id"] == printed and len(found["RootFS"]["Layers"]) == 2
-    assert (found["History"][-1]["comment"], found["History"][-1]["author"]) == ("why", "me")
-    assert cli("run", "--rm", "committed:v1").stdout.endswith("x\n")
-    script = (
-        "id -u; pwd; echo $A; ls /home /new/deep; readlink /var; stat -c %a /usr/bin; ls /etc/group /bin/inside; ls /bin/outside"
-    )
-    done = cli("run", "--rm", "committed:v1", "sh", "-c", script)
-    assert done.stdout.split() == ["1000", "/tmp", "1", "/home:", "only", "/new/deep:", "f", "/tmp", "700", "/bin/outside"]
-    with ended(image="committed:v1") as again:
-        assert good("diff", again) == b""
-    good("rmi", "committed:v1")
-
-
-@pytest.mark.skipif(not (shutil.which("skopeo") and shutil.which("umoci")), reason="skopeo and umoci are not installed")
-def test_skopeo_and_umoci_read_a_committed_image(tmp_path: Path) -> None:
-    with ended(script=f"{CHANGES}; truncate -s 5M /holes; echo end >>/holes") as container:
-        good("commit", container, "committed")
-        exported = members(good("export", container))
-    good("save", "-o", f"{tmp_path}/archive", "committed")
-    subprocess.run(
-        ["skopeo", "copy", f"docker-archive:{tmp_path}/archive", f"oci:{tmp_path}/oci:x"], check=True, capture_output=True
-    )
-    subprocess.run(["umoci", "unpack", "--image", f"{tmp_path}/oci:x", f"{tmp_path}/bundle"], check=True, capture_output=True)
-    root = tmp_path / "bundle/rootfs"
-    assert sorted(os.listdir(root / "home")) == ["only"] and not (root / "etc/group").exists() and (root / "var").is_symlink()
-    assert (root / "holes").stat().st_size == (5 << 20) + 4 and (root / "holes").read_bytes().endswith(b"\0end\n")
-    unpacked = {f"./{path.relative_to(root)}" for path in root.rglob("*")}
-    assert {name for name in exported if name != "."} - {"./dev", "./proc", "./sys"} == unpacked - {"./dev", "./proc", "./sys"}
-    good("rmi", "committed")
-
-
-def test_a_commit_of_a_commit_keeps_what_the_image_said() -> None:
-    with ended(script="echo 1 >/one") as container:
-        good("commit", "-c", "LABEL a=1", "-c", "EXPOSE 80", container, "first")
-    with ended(image="first", script="rm /one; echo 2 >/two") as container:
-        good("commit", "-c", "LABEL b=2", container, "second")
-    config = json.loads(cli("image", "inspect", "second").stdout)[0]["Config"]
-    assert config["Labels"] == {"a": "1", "b": "2"} and config["ExposedPorts"] == {"80/tcp": {}} and config["Cmd"] == ["sh"]
-    assert cli("run", "--rm", "second", "ls", "/").stdout.split().count("two") == 1
-    assert "one" not in cli("run", "--rm", "second", "ls", "/").stdout.split()
-    good("rmi", "second")
-    good("rmi", "first")
-
-
-def test_a_name_that_means_a_whiteout_is_not_committed() -> None:
-    where = dirs.current()
-    with ended(script="touch /.wh.etc") as container:
-        before = sorted(os.listdir(where.images)), sorted(os.listdir(where.layers))
-        assert "means a whiteout" in refused("commit", container, "bad")
-    assert (sorted(os.listdir(where.images)), sorted(os.listdir(where.layers))) == before
-
-
-def test_a_running_container_stands_still_while_it_is_committed_and_goes_on_after() -> None:
-    if not PURE_V2 and CGROUPS.unified is None:
-        pytest.skip("no cgroup2 tree here")
-    words = ("--pids-limit", "50") if PURE_V2 else ("--pid", "host")  # what brings a cgroup2 group
-    script = "{ i=0; while :; do i=$((i+1)); echo $i >/one; echo $i >/two; done & }"
-    with alive(*words, script=script) as container:
-        for turn in range(3):
-            good("commit", container, f"still{turn}")
-            shown = cli("run", "--rm", f"still{turn}", "cat", "/one", "/two").stdout.split()
-            assert len(shown) <= 2 and (len(shown) < 2 or int(shown[0]) - int(shown[1]) in (0, 1))
-            good("rmi", f"still{turn}")
-        before = binary("cp", f"{container}:/one", "-").stdout
-        assert eventually(lambda: binary("cp", f"{container}:/one", "-").stdout != before)
 
 
 # --- locks and leftovers -----------------------------------------------------------------------------------------------------------

@@ -237,7 +237,8 @@ def test_after_a_reboot_all_is_listed_named_and_started_as_its_policy_says(store
     make("created")
     make("exited")
     for name, policy in (("always", "always"), ("unless", "unless-stopped"), ("stopped", "unless-stopped"), ("no", "no")):
-        background("--name", name, "--restart", policy, "busybox", "sh", "-c", "echo x >>/n; sleep 60")
+        identity = background("--name", name, "--restart", policy, "busybox", "sh", "-c", "echo x >>/n; echo wrote; sleep 60")
+        assert eventually(lambda identity=identity: log(identity) == ["stdout F wrote"])
     assert cli("stop", "stopped").returncode == 0
     for name in ("always", "unless", "no"):
         os.kill(int(str(seen(name).journal["owner"])), signal.SIGKILL)
@@ -256,14 +257,15 @@ def test_after_a_reboot_all_is_listed_named_and_started_as_its_policy_says(store
     assert {name: status(name) for name in ("created", "stopped", "no", "always", "unless")} == {
         "created": "created", "stopped": "exited", "no": "exited", "always": "running", "unless": "running",
     }  # fmt: skip
-    assert cli("exec", "always", "sh", "-c", "wc -l </n").stdout.strip() == "2"  # its writable layer was kept
+    assert eventually(lambda: cli("exec", "always", "sh", "-c", "wc -l </n").stdout.strip() == "2")  # its writable layer was kept
     assert cli("boot").stdout == ""
 
 
 def test_what_a_boot_starts_the_machines_end_ends_and_the_next_boot_starts_again(store: dirs.Dirs) -> None:
     for name, policy in (("always", "always"), ("unless", "unless-stopped"), ("paused", "always"), ("no", "no")):
-        script = f"trap 'echo {name} heard it; exit' USR1; while :; do sleep 0.02; done"
-        background("--name", name, "--restart", policy, "--stop-signal", "USR1", "busybox", "sh", "-c", script)
+        script = f"trap 'echo {name} heard it; exit' USR1; echo up; while :; do sleep 0.02; done"
+        identity = background("--name", name, "--restart", policy, "--stop-signal", "USR1", "busybox", "sh", "-c", script)
+        assert eventually(lambda identity=identity: log(identity) == ["stdout F up"])
     make("restarting")
     assert cli("pause", "paused").returncode == 0
     due = {"always", "unless", "paused", "restarting"}
@@ -271,7 +273,7 @@ def test_what_a_boot_starts_the_machines_end_ends_and_the_next_boot_starts_again
     assert (done.returncode, set(done.stdout.split()), done.stderr) == (0, due, "")
     assert {name: status(name) for name in (*due, "no")} == {**dict.fromkeys(due, "exited"), "no": "running"}
     for name in ("always", "unless", "paused"):
-        assert cli("logs", name).stdout == f"{name} heard it\n"
+        assert cli("logs", name).stdout == f"up\n{name} heard it\n"
     assert cli("boot", "--stop").stdout == ""
     assert set(cli("boot").stdout.split()) == due
     assert cli("kill", "-s", "STOP", "always").returncode == 0  # it hears nothing
@@ -307,7 +309,7 @@ def test_fifty_at_once_are_all_started_under_their_own_names(store: dirs.Dirs) -
     entries = listing.entries(store)
     assert len(entries) == many and {entry.status for entry in entries} == {"running"}
     assert [seen(f"c{n}").identity for n in range(many)] == made
-    assert all(log(identity) == [f"stdout F {n}"] for n, identity in enumerate(made))
+    assert eventually(lambda: all(log(identity) == [f"stdout F {n}"] for n, identity in enumerate(made)))
     assert cli("rm", "-f", *made).stdout.split() == made
     assert listing.entries(store) == []
 

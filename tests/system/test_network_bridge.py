@@ -81,7 +81,8 @@ def test_a_container_reaches_the_internet_and_nobody_there_reaches_it(there: Pla
     )
     address = json.loads(there.said("inspect", "-f", "network.addresses.pybox.ip", "web").join('""'))
     there.at(there.internet, "ip", "route", "add", f"{address}/32", "via", OUTSIDE)
-    assert there.fetch(f"http://{address}/") == "hello" and there.fetch(f"http://{address}/", there.internet, 0.4) == ""
+    assert eventually(lambda: there.fetch(f"http://{address}/") == "hello", 5)
+    assert there.fetch(f"http://{address}/", there.internet, 0.4) == ""
 
 
 def test_by_default_there_is_no_network(there: Place) -> None:

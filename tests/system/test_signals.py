@@ -89,7 +89,12 @@ def test_what_a_command_leaves_behind_ends_with_it() -> None:
 @contextmanager
 def killed(*options: str) -> Iterator[str]:
     """Start a container with a grandchild, kill pybox when it runs, yield the name of its mount namespace, clean up."""
-    with start("run", *options, "busybox", "sh", "-c", "sleep 1000 & echo up; sleep 1000") as process:
+    words = ("run", *options, "busybox", "sh", "-c", "sleep 1000 & echo up; sleep 1000")
+    with start(*words, stdin=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
+        if "--step" in options:
+            assert process.stdin is not None
+            process.stdin.write(b"g\n")
+            process.stdin.flush()
         assert line(process) == "up"
         found = json.loads(cli("ps", "--format", "json").stdout)
         assert len(found) == 1 and found[0]["status"] == "running"
@@ -115,7 +120,11 @@ def members(namespace: str) -> list[str]:
     return found
 
 
-@pytest.mark.parametrize("options", [(), ("--no-init",), ("--userns",), ("-u", "alice"), ("--pid", "host")], ids=" ".join)
+@pytest.mark.parametrize(
+    "options",
+    [(), ("--no-init",), ("--userns",), ("-u", "alice"), ("--pid", "host"), ("--step",), ("--pid", "host", "--step")],
+    ids=" ".join,
+)
 def test_when_pybox_is_killed_the_container_dies_too(options: tuple[str, ...]) -> None:
     with killed(*options) as namespace:
         assert eventually(lambda: not members(namespace), seconds=TIMEOUT if options[:1] != ("--pid",) else 3)

@@ -69,6 +69,7 @@ def stats(identity: str) -> dict[str, float | None]:
 @needs_limits
 def test_stats_say_what_the_groups_count() -> None:
     with background(*LIMITS, "--cpus", "0.2", "busybox", "sh", "-c", "while :; do :; done & sleep 1000") as (identity, _):
+        assert eventually(lambda: bool(stats(identity)["throttled_percent"]))
         seen = stats(identity)
         assert (seen["memory_limit"], seen["pids_limit"], seen["cpus"]) == (64 * MIB, 20, 0.2)
         assert seen["memory"] and 0 < seen["memory"] < 64 * MIB and seen["memory_peak"] and seen["memory_peak"] >= seen["memory"]
@@ -129,6 +130,9 @@ def test_top_shows_the_processes_without_running_anything_of_the_image(image: Im
         identity,
         _,
     ):
+        assert eventually(
+            lambda: cli("top", identity).stdout.rstrip().endswith("sleep 1000")
+        )  # pybox-init, the shell, and what it starts
         done = cli("top", identity)
         assert done.returncode == 0 and "\x1b" not in done.stdout and r"\x1b]0;pwned\x07" in done.stdout
         rows = [line.split() for line in done.stdout.splitlines()]
@@ -146,6 +150,7 @@ def test_the_control_group_and_the_pid_namespace_name_the_same_processes() -> No
         background("busybox", "sleep", "1000"),
         held(dirs.current(), identity) as live,
     ):
+        assert eventually(lambda: [process.name for process in processes(live.pid, ())].count("sleep") == 2)
         by_group = [process.host_pid for process in processes(live.pid, live.groups)]
         assert by_group == [process.host_pid for process in processes(live.pid, ())] and len(by_group) == 4
 
@@ -289,16 +294,25 @@ def told(watcher: Watcher, last: str) -> list[tuple[str, int | None]]:
 KNOWS_EXITS = tuple(int(word) for word in os.uname().release.split(".")[:2]) >= (6, 15)
 
 
-def test_events_tell_the_life_of_a_container_that_is_forgotten() -> None:
-    with Watcher(dirs.current()) as watcher, meanwhile("run", "--rm", "busybox", "sh", "-c", "exit 7"):
-        wanted = [("create", None), ("start", None), ("die", 7 if KNOWS_EXITS else None), ("destroy", None)]
-        assert told(watcher, "destroy") == wanted
+# it lives until it has been seen: of one that is gone before its files are read there is less to tell
+UNTIL_SEEN = "until [ -e /data/seen ]; do sleep 0.02; done; exit 7"
 
 
-def test_events_tell_the_life_of_a_container_that_is_kept() -> None:
+def test_events_tell_the_life_of_a_container_that_is_forgotten(tmp_path: Path) -> None:
+    words = ("run", "--rm", "-v", f"{tmp_path}:/data", "busybox", "sh", "-c", UNTIL_SEEN)
+    with Watcher(dirs.current()) as watcher, meanwhile(*words):
+        assert told(watcher, "start") == [("create", None), ("start", None)]
+        (tmp_path / "seen").touch()
+        assert told(watcher, "destroy") == [("die", 7 if KNOWS_EXITS else None), ("destroy", None)]
+
+
+def test_events_tell_the_life_of_a_container_that_is_kept(tmp_path: Path) -> None:
+    words = ("run", "--name", "kept", "-v", f"{tmp_path}:/data", "busybox", "sh", "-c", UNTIL_SEEN)
     with Watcher(dirs.current()) as watcher:
-        with meanwhile("run", "--name", "kept", "busybox", "sh", "-c", "exit 7"):
-            assert told(watcher, "die") == [("create", None), ("start", None), ("die", 7)]
+        with meanwhile(*words):
+            assert told(watcher, "start") == [("create", None), ("start", None)]
+            (tmp_path / "seen").touch()
+            assert told(watcher, "die") == [("die", 7)]
         with meanwhile("rm", "kept"):
             assert told(watcher, "destroy") == [("destroy", None)]
 

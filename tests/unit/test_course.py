@@ -16,7 +16,7 @@ from pybox.dirs import Dirs
 from pybox.errors import PyboxError, SpecError
 from pybox.learn.course import LESSONS, lesson
 from pybox.learn.export import files, write
-from pybox.learn.grading import answers
+from pybox.learn.grading import answers, grade
 from pybox.learn.lab import MEMORY, PIDS, Lab, Refused
 from pybox.learn.lesson import LETTERS, Lesson, parse, read_answer
 from pybox.learn.lessons.tree import _moves
@@ -160,10 +160,45 @@ def test_answers_are_found_below_a_directory_and_links_are_not_followed(tmp_path
     (tmp_path / "ada/lesson-01.txt").write_text("")
     (tmp_path / "ada/lesson-02.sh").symlink_to("/etc/passwd")
     (tmp_path / "ada/notes.txt").write_text("")
-    assert list(answers([str(tmp_path)])) == [f"{tmp_path}/ada/lesson-01.txt"]
+    assert list(answers([str(tmp_path)])) == [(str(tmp_path), "ada/lesson-01.txt")]
+    (tmp_path / "bea").symlink_to("ada")
+    assert list(answers([f"{tmp_path}/bea/"])) == [(f"{tmp_path}/bea/", "lesson-01.txt")]  # who writes the slash means it
+    assert list(answers([f"{tmp_path}/bea"])) == [(str(tmp_path), "bea")]
     for path in (f"{tmp_path}/bob", "/nonexistent"):
         with pytest.raises(SpecError):
             list(answers([path]))
+
+
+def test_a_link_that_is_swapped_in_after_the_search_is_not_followed(tmp_path: Path, lab: Lab) -> None:
+    """Nor is one that was named: it may be of somebody's in whose directory the shell looked for names."""
+    (tmp_path / "secret").write_text("# lesson: 99\n")
+    for name in ("ada", "bob"):
+        (tmp_path / "class" / name).mkdir(parents=True)
+        (tmp_path / "class" / name / "lesson-01.txt").write_text("")
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere/lesson-01.txt").write_text("# lesson: 99\n")
+    found = list(answers([f"{tmp_path}/class"]))
+    assert len(found) == 2
+    (tmp_path / "class/ada/lesson-01.txt").unlink()
+    (tmp_path / "class/ada/lesson-01.txt").symlink_to(tmp_path / "secret")
+    (tmp_path / "class/bob").rename(tmp_path / "bob")
+    (tmp_path / "class/bob").symlink_to(tmp_path / "elsewhere")
+    graded = [grade(lab, *where) for where in (*found, *answers([f"{tmp_path}/class/bob"]))]
+    assert [(one.lesson, one.mark, one.why) for one in graded] == [
+        (0, "unreadable", "is a symbolic link"),
+        (0, "unreadable", "Not a directory"),
+        (0, "unreadable", "is a symbolic link"),
+    ]
+    assert graded[0].file == f"{tmp_path}/class/ada/lesson-01.txt"
+
+
+def test_a_tree_as_deep_as_a_path_can_be_is_searched_to_a_point(tmp_path: Path) -> None:
+    (tmp_path / "lesson-01.txt").write_text("")
+    subprocess.run(["mkdir", "-p", f"{tmp_path}/{'a/' * 1500}"], check=True)
+    try:
+        assert list(answers([str(tmp_path)])) == [(str(tmp_path), "lesson-01.txt")]
+    finally:
+        subprocess.run(["rm", "-rf", tmp_path / "a"], check=True)  # which pytest's own tidying could not
 
 
 @pytest.mark.parametrize(

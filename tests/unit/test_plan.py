@@ -5,15 +5,11 @@ from __future__ import annotations
 import builtins
 import os
 import posix
-import struct
 
 import pytest
-from hypothesis import given as hypothesis_given
-from hypothesis import strategies as st
 
 from pybox import native
 from pybox.dirs import Dirs
-from pybox.errors import LimitError, SpecError
 from pybox.explain.why import step_kinds
 from pybox.host import Cgroups, Facts
 from pybox.image.model import Image, ImageConfig
@@ -24,7 +20,7 @@ from pybox.spec import Limits, Mount, Net, Rlimit, Spec
 from pybox.steps import entering, mounts
 from pybox.steps.base import ChildStep, HostStep, Step
 from pybox.steps.claim import ClaimState
-from pybox.steps.hostside import MakeUpper, MakeUserNamespace
+from pybox.steps.hostside import MakeUserNamespace
 from pybox.steps.mounts import (
     DetachOldRoot,
     MakeReadOnly,
@@ -36,7 +32,7 @@ from pybox.steps.mounts import (
     PrivateMounts,
 )
 from pybox.steps.network import EnterNetwork, LoopbackUp, MakeNetwork
-from pybox.steps.places import EnterWorkdir, OpenTarget, RealDirectory
+from pybox.steps.places import OpenTarget, RealDirectory
 from pybox.steps.process import (
     BecomeInit,
     CheckLeash,
@@ -51,7 +47,7 @@ from pybox.steps.process import (
     SetHostname,
 )
 from pybox.steps.rights import DropBounding, InstallFilter, NoNewPrivileges, SetCapabilities, SetGid, SetGroups, SetRlimit, SetUid
-from pybox.steps.wiring import JoinNetwork, PlugIn
+from pybox.steps.wiring import JoinNetwork
 
 V2 = Cgroups(unified="/cg", controllers=frozenset({"memory", "pids", "cpu", "cpuset"}))
 HYBRID = Cgroups(unified="/cg/unified", v1=tuple((name, f"/cg/{name}") for name in ("memory", "pids", "cpu")), problem="hybrid")
@@ -210,16 +206,6 @@ def test_a_v1_cpuset_is_planned_without_touching_the_host(monkeypatch: pytest.Mo
     assert read == []
 
 
-def test_the_way_out_leads_over_a_network_that_has_one_and_ipv6_s_only_where_the_host_forwards_it() -> None:
-    given = VARIANTS["on networks"]
-    for forwards6 in (True, False):
-        plugs = [step for step in make(given.replace(forwards6=forwards6)).prepare if isinstance(step, PlugIn)]
-        assert [(step.network.name, step.way_out, step.way_out6) for step in plugs] == [
-            ("a", False, False),
-            ("b", True, forwards6),
-        ]
-
-
 def test_it_begins_with_the_claim_and_the_clone_and_ends_with_exec(given: Inputs) -> None:
     plan = make(given)
     assert plan.prepare[0] == ClaimState("/r/CONTAINER-ID")
@@ -362,74 +348,6 @@ def test_groups_are_joined_before_the_view_of_them_begins(given: Inputs) -> None
     assert (births[0].into_cgroup == "cgroup") is any(controller == "" for controller, _ in plan.groups)
 
 
-@pytest.mark.parametrize(
-    ("field", "flag"), [("network", "CLONE_NEWNET"), ("pid", "CLONE_NEWPID"), ("ipc", "CLONE_NEWIPC"), ("uts", "CLONE_NEWUTS")]
-)
-@pytest.mark.parametrize("facts", [ROOT, USER], ids=["root", "user"])
-def test_only_what_is_asked_for_is_shared_with_the_host(field: str, flag: str, facts: Facts) -> None:
-    def born(spec: Spec) -> set[str]:
-        plan = make(inputs(spec, facts))
-        made = {"CLONE_NEWNET" for step in plan.prepare if isinstance(step, MakeNetwork)}
-        return made | {name for step in plan.inside if isinstance(step, Clone) for name in step.flags}
-
-    everything = born(PLAIN)
-    assert {"CLONE_NEWNS", "CLONE_NEWPID", "CLONE_NEWIPC", "CLONE_NEWUTS", "CLONE_NEWNET", "CLONE_NEWCGROUP"} == everything
-    shared = PLAIN.replace(**{field: "host"})
-    assert everything - born(shared) - {"CLONE_NEWCGROUP"} == {flag}
-
-
-def test_what_an_option_changes_is_seen_in_the_steps() -> None:
-    def of(name: str, *kinds: type) -> list[Step]:
-        return [step for step in make(VARIANTS[name]).inside if isinstance(step, kinds)]
-
-    assert MakeReadOnly("/", ("MS_RDONLY", "MS_NODEV")) == of("read only", MakeReadOnly)[-1]
-    assert all(step != MakeReadOnly("/", ("MS_RDONLY", "MS_NODEV")) for step in of("plain", MakeReadOnly))
-    assert of("network host", LoopbackUp, EnterNetwork) == [] and of("plain", LoopbackUp, EnterNetwork) == [EnterNetwork()]
-    assert of("pid, ipc, uts host", SetHostname) == [] and len(of("plain", SetHostname)) == 1
-    assert of("everything", EnterWorkdir) == [EnterWorkdir("at:workdir", "/src")] and of("plain", EnterWorkdir) == []
-    assert of("unconfined", InstallFilter, NoNewPrivileges) == [] and len(of("plain", InstallFilter, NoNewPrivileges)) == 2
-    assert of("another user", SetUid, SetGid, SetCapabilities) == [SetGid(6), SetUid(5), SetCapabilities(0)]
-    assert of("everything", SetRlimit) == [SetRlimit("nofile", 5, -1)]
-
-
-def test_the_writable_layer_is_on_disk_only_when_it_must_be() -> None:
-    made = {name: any(isinstance(step, MakeUpper) for step in make(given).prepare) for name, given in VARIANTS.items()}
-    assert {name for name, on_disk in made.items() if on_disk} == {
-        "kept",
-        "looked after",
-        "looked after, hybrid",
-        "upper on disk",
-        "a writable layer with a limit",
-        "an init of its own",
-        "userns",
-        "userns, limits",
-        "on a network, user namespace",
-        "plain user, old kernel",
-    }
-    for name, volatile in (("kept", False), ("plain", False), ("upper on disk", True)):
-        (overlay,) = [step for step in make(VARIANTS[name]).inside if isinstance(step, MountOverlay)]
-        assert overlay.throw_away is volatile and overlay.lower_dirs == ("layers/a", "layers/b")
-
-
-def test_what_is_masked_is_covered_and_what_is_read_only_is_made_so(given: Inputs) -> None:
-    plan = make(given)
-    covered = {step.path for step in plan.inside if type(step) is mounts.Cover}
-    covered |= {
-        step.target for step in plan.inside if isinstance(step, MountKernelFs) and step.options and "nr_inodes=1" in step.options
-    }
-    assert covered == {path for path, _ in given.facts.masked}
-    assert {step.path for step in plan.inside if isinstance(step, MakeReadOnly)} - {"/"} == set(given.facts.read_only)
-
-
-def test_the_journal_lists_all_that_the_host_will_have_to_undo() -> None:
-    assert make(VARIANTS["plain"]).leaves() == ()
-    assert make(VARIANTS["kept"]).leaves() == (("tree", "/s/uppers/CONTAINER-ID"),)
-    assert make(VARIANTS["everything, hybrid"]).leaves() == tuple(
-        ("group", f"/cg/{name}/pybox-CONTAINER-ID") for name in ("memory", "pids", "cpu")
-    )
-    assert make(VARIANTS["everything"]).leaves() == (("group", "/cg/pybox-CONTAINER-ID"),)
-
-
 def test_steps_are_numbered_through_both_sides(given: Inputs) -> None:
     plan = make(given)
     numbered = list(plan.steps())
@@ -468,155 +386,6 @@ def test_each_step_says_in_half_a_line_what_it_does(given: Inputs) -> None:
             continue  # nothing to drop, so no call
         assert step.calls() and all(call.partition("(")[0].isidentifier() and call.endswith(")") for call in step.calls())
         assert any(call.startswith(step.call) for call in step.calls()), (step.call, step.calls())
-
-
-ROW = struct.Struct("=IIiiIIIIQQQ")
-
-
-def test_a_program_has_a_row_for_each_step_and_its_texts_are_in_the_blob(given: Inputs) -> None:
-    plan = make(given)
-    program = plan.lower()
-    assert program.count == len(plan.inside) and len(program.rows) == ROW.size * program.count
-    assert sorted(number for _, number in program.slots) == list(range(len(program.slots)))
-    for op, _, fd, out, a, b, c, d, *_ in ROW.iter_unpack(program.rows):
-        assert 0 <= op < native.lib.PB_OP_COUNT if hasattr(native.lib, "PB_OP_COUNT") else op >= 0
-        assert all(-1 <= slot < len(program.slots) for slot in (fd, out))
-        assert all(
-            offset < len(program.blob) and program.blob[offset - 1 : offset] in (b"\0", b"")
-            for offset in (a, b, c)
-            if op not in _RAW
-        )
-        assert d < len(program.blob)
-
-
-_RAW = {native.number("PB_SECCOMP"), native.number("PB_SETGROUPS")}
-
-
-def test_the_id_goes_where_the_token_is_and_nowhere_else(given: Inputs) -> None:
-    program = make(given).lower()
-    found = [at for at in range(len(program.blob)) if program.blob.startswith(b"CONTAINER-ID", at)]
-    assert list(program.id_at) == found  # nothing in these inputs contains the token by itself
-    assert len(native.ID_TOKEN) == 12
-
-
-def texts_after(program: native.Program, offset: int, count: int) -> list[bytes]:
-    """Return the strings that C would read."""
-    return program.blob[offset:].split(b"\0")[:count]
-
-
-def launched(program: native.Program, identity: str = "0123456789ab") -> list[tuple[bytes, ...]]:
-    """Return argv, environment and paths of the exec row, with the id filled in."""
-    blob = bytearray(program.blob)
-    for position in program.id_at:
-        blob[position : position + 12] = identity.encode()
-    row = ROW.unpack(program.rows[-ROW.size :])
-    filled = program.replace(blob=bytes(blob))
-    pairs = ((row[4], row[8]), (row[5], row[9]), (row[6], row[10]))
-    return [tuple(texts_after(filled, offset, count)) for offset, count in pairs]
-
-
-WORD = st.sampled_from(["CONTAINER-ID", "xCONTAINER-IDx", "", "a", "/bin/CONTAINER-ID", "caf\udce9"]) | st.text(
-    st.characters(blacklist_characters="\0", blacklist_categories=("Cs",)), max_size=6
-)
-
-
-@hypothesis_given(
-    args=st.lists(WORD, max_size=3).map(lambda words: ("CONTAINER-ID", *words)),
-    env=st.dictionaries(st.from_regex(r"\A[A-Z]{1,3}\Z"), WORD, max_size=3),
-    init=st.booleans(),
-    named=st.booleans(),
-)
-def test_the_users_words_reach_exec_as_they_are(args: tuple[str, ...], env: dict[str, str], init: bool, named: bool) -> None:
-    spec = PLAIN.replace(args=args, env=tuple(env.items()), init=init, hostname="CONTAINER-ID" if named else "")
-    plan = make(inputs(spec))
-    argv, environ, paths = launched(plan.lower())
-    assert argv == tuple(map(os.fsencode, args))
-    assert set(environ) >= {os.fsencode(f"{name}={value}") for name, value in env.items()}
-    assert environ[0] == (b"HOSTNAME=CONTAINER-ID" if named else b"HOSTNAME=0123456789ab")
-    assert all(path.endswith(b"/CONTAINER-ID") for path in paths)
-
-
-def test_a_host_name_a_volume_and_a_tmpfs_that_look_like_the_token_are_left_alone() -> None:
-    spec = PLAIN.replace(
-        hostname="CONTAINER-ID",
-        workdir="/CONTAINER-ID",
-        mounts=(Mount("/CONTAINER-ID/a", source="/h/CONTAINER-ID"), Mount("/CONTAINER-ID/t")),
-    )
-    program = make(inputs(spec, sources=("directory", "tmpfs"))).lower()
-    assert program.id_at == ()
-
-
-def test_a_variable_that_looks_like_the_token_is_left_alone() -> None:
-    _, environ, _ = launched(make(inputs(PLAIN.replace(env=(("HOSTNAME", "CONTAINER-ID"),)))).lower())
-    assert environ[0] == b"HOSTNAME=CONTAINER-ID"
-
-
-def test_a_store_whose_path_looks_like_the_token_is_left_alone() -> None:
-    program = make(
-        inputs(dirs=Dirs("/srv/CONTAINER-ID", "/r"), image=IMAGE.replace(layers=("/srv/CONTAINER-ID/layers/a",)))
-    ).lower()
-    where = program.blob.index(b"/srv/CONTAINER-ID") + len(b"/srv/")
-    assert where not in program.id_at
-
-
-def test_the_environment_is_pyboxs_then_the_images_then_the_users() -> None:
-    spec = PLAIN.replace(env=(("A", "user"), ("PATH", "/x:")))
-    _, environ, paths = launched(make(inputs(spec, account=Account(home="/home/me"))).lower())
-    assert environ == (b"HOSTNAME=0123456789ab", b"PATH=/x:", b"HOME=/home/me", b"A=user")
-    assert paths == (b"/x/ls", b"./ls")
-
-
-@pytest.mark.parametrize(
-    ("config", "spec", "argv"),
-    [
-        (ImageConfig(cmd=("sh",)), {"args": ()}, ("sh",)),
-        (ImageConfig(entrypoint=("e",), cmd=("c",)), {"args": ()}, ("e", "c")),
-        (ImageConfig(entrypoint=("e",), cmd=("c",)), {"args": ("x",)}, ("e", "x")),
-        (ImageConfig(entrypoint=("e",), cmd=("c",)), {"args": (), "entrypoint": ("n",)}, ("n",)),
-        (ImageConfig(entrypoint=("e",), cmd=("c",)), {"args": ("x",), "entrypoint": ()}, ("x",)),
-    ],
-)
-def test_entrypoint_and_command_join_as_in_docker(config: ImageConfig, spec: dict[str, object], argv: tuple[str, ...]) -> None:
-    last = make(inputs(PLAIN.replace(**spec), image=IMAGE.replace(config=config))).inside[-1]
-    assert isinstance(last, Exec) and last.args == argv
-
-
-@pytest.mark.parametrize(
-    ("given", "message"),
-    [
-        (
-            inputs(PLAIN.replace(args=()), image=IMAGE.replace(config=ImageConfig())),
-            "args: no command given, and image busybox has none",
-        ),
-        (inputs(PLAIN.replace(args=("",))), "args: the command is an empty string"),
-        (inputs(facts=USER, account=Account(5, 0)), "user: '5': id 5 does not exist in a user namespace with 1 id(s)"),
-        (inputs(PLAIN.replace(cap_add=("CAP_FOO",))), "cap-add: 'CAP_FOO': no such capability"),
-        (
-            inputs(PLAIN.replace(cap_add=("CAP_SYS_TIME",)), ROOT.replace(capabilities=((1 << 41) - 1) & ~(1 << 25))),
-            "cap-add: 'CAP_SYS_TIME': pybox does not have it itself, so it can't grant it",
-        ),
-    ],
-)
-def test_what_can_not_be_planned_is_refused_and_says_why(given: Inputs, message: str) -> None:
-    with pytest.raises(SpecError) as caught:
-        make(given)
-    assert caught.value.message == message
-
-
-def test_a_limit_that_can_not_be_enforced_stops_the_plan() -> None:
-    with pytest.raises(LimitError, match=r"^cannot enforce --pids-limit: hybrid$"):
-        make(inputs(PLAIN.replace(limits=Limits(pids=5)), USER.replace(cgroups=Cgroups(problem="hybrid"))))
-
-
-def test_all_capabilities_means_all_that_pybox_has() -> None:
-    short = ROOT.replace(capabilities=0xFF)
-    assert SetCapabilities(0xFF) in make(inputs(PLAIN.replace(cap_add=("ALL",)), short)).inside
-
-
-def test_a_plan_of_very_many_volumes_is_refused_and_not_cut() -> None:
-    spec = PLAIN.replace(mounts=tuple(Mount(f"/v{n}", source="/h") for n in range(2000)))
-    with pytest.raises((SpecError, ValueError)):
-        make(inputs(spec, sources=("directory",) * 2000)).lower()
 
 
 def test_a_plan_survives_pickling() -> None:

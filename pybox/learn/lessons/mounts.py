@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pybox.learn.lab import Lab
 from pybox.learn.lesson import Finding, Lesson, Mutant, Observed, either, waits_for
-from pybox.seen import Seen, unescaped
+from pybox.seen import Seen
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -20,13 +20,8 @@ _WAIT = waits_for("mnt")
 
 def _peers(seen: Seen, target: str) -> dict[str, str]:
     """Return the optional fields of the topmost mount on a target: {"shared": "1"}; proc_pid_mountinfo(5)."""
-    found: dict[str, str] = {}
-    for line in seen.file("mountinfo").splitlines():
-        fields = line.partition(" - ")[0].split(" ")
-        if unescaped(fields[4]) == target:
-            found = dict(field.partition(":")[::2] for field in fields[6:])
-            found["mount"] = fields[0]
-    return found
+    mount = seen.mount(target)
+    return {**dict(peer.partition(":")[::2] for peer in mount.peers), "mount": mount.number} if mount else {}
 
 
 def _late(seen: Seen) -> bool:

@@ -7,7 +7,7 @@ import os
 from pybox.doctor.trial import Outcome, call
 from pybox.learn.lab import Lab, enter
 from pybox.learn.lesson import Finding, Lesson, Mutant, Observed, either
-from pybox.seen import Seen
+from pybox.seen import Seen, mounts
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -42,9 +42,9 @@ def _looked(seen: Seen) -> Outcome:
         parts = []
         while part := os.read(info, 65536):
             parts.append(part)
-        rows = [line.split(" ") for line in b"".join(parts).decode(errors="replace").splitlines()]
-        targets: list[Json] = [row[4] for row in rows]
-        return [own == _place("/", proc), next((row[4] for row in rows if row[0] == own[0]), ""), targets]
+        found = mounts(b"".join(parts).decode(errors="replace"))
+        targets: list[Json] = [mount.target for mount in found]
+        return [own == _place("/", proc), next((mount.target for mount in found if mount.number == own[0]), ""), targets]
 
     return enter(seen, (), look)
 
