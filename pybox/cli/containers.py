@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import time
 
 from pybox import burial, inspection, listing, views
-from pybox.cli.images import size
 from pybox.cli.options import Option, parse_anywhere
 from pybox.cli.table import table, visible
 from pybox.dirs import Dirs
@@ -56,6 +54,8 @@ def ps(where: Dirs, words: list[str]) -> int:
     if parsed.has("quiet"):
         print("\n".join(one.entry.identity for one in found), end="\n" if found else "")
     elif form == "json":
+        import json
+
         now = time.time()
         ports = pool.shown_ports(where.state)
         rows = [{**one.to_json(), "text": one.status(now), "ports": list(ports.get(one.entry.identity, []))} for one in found]
@@ -82,7 +82,11 @@ def _table(where: Dirs, found: list[View], sizes: bool, whole: bool) -> None:
             *([", ".join(ports.get(entry.identity, []))] if ports else []),
             entry.name,
         ]
-        rows.append([*row, size(views.disk_use(where, entry))] if sizes else row)
+        if sizes:
+            from pybox.cli.images import size  # with argparse, which is half of what `ps` costs without it
+
+            row.append(size(views.disk_use(where, entry)))
+        rows.append(row)
     print(table([[visible(cell) for cell in row] for row in rows]))
 
 
@@ -96,6 +100,8 @@ def inspect(where: Dirs, words: list[str]) -> int:
     parsed = parse_anywhere(INSPECT, words)
     if not parsed.rest:
         raise SpecError("inspect", "", "no container given", "`pybox ps -a` lists them")
+    import json
+
     shown = [inspection.describe(where, views.find(where, word)) for word in parsed.rest]
     path = parsed.one("format")
     if path is None or path == "json":

@@ -185,6 +185,10 @@ def test_exec_does_without_os() -> None:
     assert not loaded_by("import pybox.cli.main, pybox.cli.exec") & OF_OS - {"abc"}
 
 
+def test_ps_loads_neither_a_parser_nor_json() -> None:
+    assert not loaded_by("import pybox.cli.main, pybox.cli.containers") & {"argparse", "json", "re", "typing"}
+
+
 def test_explain_does_not_load_what_it_needs_for_code_and_json_only() -> None:
     assert not loaded_by("import pybox.cli.main, pybox.cli.explain") & {
         "inspect",
