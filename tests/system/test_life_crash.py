@@ -16,7 +16,7 @@ from harness import PURE_V2, cli, eventually, groups
 from test_crash import fork, gone
 from test_life import all_gone, background, log, seen, status
 
-from pybox import api, burial, dirs, kept, lifecycle, listing, monitor, runtime, state, undo
+from pybox import api, burial, dirs, kept, lifecycle, listing, monitor, state, undo
 from pybox.cli import main
 from pybox.runtime import Runtime
 from pybox.spec import Limits, Spec
@@ -229,4 +229,4 @@ def test_what_waits_for_its_next_start_is_killed(store: dirs.Dirs) -> None:
 
 
 def test_the_modules_under_test_undo_by_one_function() -> None:
-    assert burial.undo is monitor.undo is runtime.undo is undo.undo
+    assert burial.undo is monitor.undo is undo.undo
