@@ -1,7 +1,8 @@
 """The life of a container that nobody waits for: create, start, stop, kill, remove, rename. monitor.py is what looks after it.
 
 Commands that change a container take its lock (kept.lock) and look again before they act, so two at once do one after the other.
-Those that end it do not: whoever holds the lock may be waiting for just that. Nothing here waits without a limit but `wait`.
+Those that end it do not: whoever holds the lock may be waiting for just that. Nothing here waits without a limit but `wait`, and
+`start` for its launch: that may be long, and what hangs in the kernel could not be killed either.
 """
 
 from __future__ import annotations

@@ -176,7 +176,7 @@ def test_a_monitor_is_small_also_while_it_waits_for_the_next_start(store: dirs.D
 
 
 def test_the_end_of_a_monitor_is_the_end_of_its_container_and_is_recorded(store: dirs.Dirs) -> None:
-    identity = background("--name", "one", "busybox", "sh", "-c", "echo x >/n; echo said; sleep 60")
+    identity = background("--name", "one", "--restart", "always", "busybox", "sh", "-c", "echo x >/n; echo said; sleep 60")
     assert eventually(lambda: log(identity) == ["stdout F said"])
     pid = seen(identity).pid
     os.kill(monitor(identity), signal.SIGKILL)
@@ -184,7 +184,7 @@ def test_the_end_of_a_monitor_is_the_end_of_its_container_and_is_recorded(store:
     assert cli("gc").stdout.splitlines()[-1] == f"{identity}: its pybox was killed; kept as it is"
     assert (status(identity), (seen(identity).result or {})["reason"], log(identity)) == ("exited", "lost", ["stdout F said"])
     assert os.listdir(store.state) == [] and cli("gc").stdout == "nothing to clean up\n"
-    assert cli("start", "one").returncode == 0
+    assert cli("boot").stdout == "one\n"  # its policy has nobody else to keep it
     assert cli("exec", "one", "cat", "/n").stdout.startswith("x\n")
 
 
