@@ -50,6 +50,10 @@ int do_exec(struct pb_walk *w, const struct pb_row *r);
 /* words.c: after a failed mount, have the kernel say why; the words go into the report, errno stays. */
 void pb_hear_mount(struct pb_walk *w, const struct pb_row *r);
 
+/* What a mount is of: its name, or the block device of a slot, as a name that leads to that very one. */
+enum { PB_SOURCE = 32 };
+const char *pb_source(const struct pb_walk *w, const struct pb_row *r, char room[PB_SOURCE]);
+
 static inline const char *text(const struct pb_walk *w, uint32_t offset)
 {
 	return offset ? w->blob + offset : NULL;

@@ -65,9 +65,28 @@ int do_create(struct pb_walk *w, const struct pb_row *r)
 	return write_file(text(w, r->a), O_CREAT | O_EXCL, (mode_t)r->x, text(w, r->b));
 }
 
+const char *pb_source(const struct pb_walk *w, const struct pb_row *r, char room[PB_SOURCE])
+{
+	char *at = room + PB_SOURCE;
+	static const char where[] = "/proc/self/fd/"; /* the host's /proc: it is in sight until the root is changed */
+
+	if (r->fd < 0)
+		return text(w, r->a);
+	*--at = '\0';
+	for (unsigned n = (unsigned)fd_of(w, r->fd);; n /= 10) {
+		*--at = (char)('0' + n % 10);
+		if (n < 10)
+			break;
+	}
+	at -= sizeof(where) - 1;
+	memcpy(at, where, sizeof(where) - 1);
+	return at;
+}
+
 int do_mount(struct pb_walk *w, const struct pb_row *r)
 {
-	int ret = mount(text(w, r->a), text(w, r->b), text(w, r->c), r->x, text(w, r->d));
+	char room[PB_SOURCE];
+	int ret = mount(pb_source(w, r, room), text(w, r->b), text(w, r->c), r->x, text(w, r->d));
 
 	if (ret < 0 && r->c && !(r->x & (MS_BIND | MS_REMOUNT)))
 		pb_hear_mount(w, r);

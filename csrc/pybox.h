@@ -24,7 +24,7 @@ enum pb_op {
 	PB_WRITE_FD,    /* write(fd, a) */
 	PB_WRITE,       /* open(a), write(b), close */
 	PB_CREATE,      /* open(a, O_CREAT|O_EXCL, x = mode), write(b), close */
-	PB_MOUNT,       /* mount(a, b, c, x = flags, d) */
+	PB_MOUNT,       /* mount(a, b, c, x = flags, d); with a slot fd, the source is the block device that is open there */
 	PB_UMOUNT,      /* umount2(a, x = flags) */
 	PB_PIVOT_ROOT,  /* pivot_root(a, b) */
 	PB_CHDIR,       /* chdir(a) */

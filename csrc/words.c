@@ -72,12 +72,13 @@ static int set_options(int fs, const char *at)
 void pb_hear_mount(struct pb_walk *w, const struct pb_row *r)
 {
 	struct pb_probe *probe = &w->report->probe;
+	char room[PB_SOURCE];
 	int error = errno, fs = (int)syscall(SYS_fsopen, text(w, r->c), FSOPEN_CLOEXEC);
 	ssize_t n;
 
 	if (fs >= 0) {
 		/* words about another failure than the one that is being explained would mislead */
-		if ((set(fs, FSCONFIG_SET_STRING, "source", text(w, r->a)) < 0 || set_options(fs, text(w, r->d)) < 0 ||
+		if ((set(fs, FSCONFIG_SET_STRING, "source", pb_source(w, r, room)) < 0 || set_options(fs, text(w, r->d)) < 0 ||
 		     set(fs, FSCONFIG_CMD_CREATE, NULL, NULL) < 0) &&
 		    errno == error) {
 			/* one message a read, each with its level in front: "e overlay: ..." */

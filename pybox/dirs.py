@@ -34,6 +34,10 @@ class Dirs(Record):
         """Writable layers of containers, one directory each, named by container id."""
         return f"{self.store}/uppers"
 
+    def disk(self, identity: str) -> str:
+        """Return the file that is a container's writable layer, where that is a file system of its own (steps/disk.py)."""
+        return f"{self.uppers}/{identity}/disk"
+
 
 def current() -> Dirs:
     """Return the directories for the calling user; creates nothing."""

@@ -26,6 +26,7 @@ def describe(dirs: Dirs, one: View) -> dict[str, Json]:
     restart     policy and count                    mounts      of config, likewise
     network     addresses by network, ports of the host that lead to it
     groups      control group by controller         namespaces  the kernel's names of them, as in /proc/PID/ns
+    limited_by  what keeps the writable layer to its size
     log         where it is, and when it rotates    journal     the record itself, with what undoing needs, and the result
     """
     entry = one.entry
@@ -56,6 +57,7 @@ def describe(dirs: Dirs, one: View) -> dict[str, Json]:
         "mounts": spec.get("mounts", []),
         "layers": entry.journal.get("layers", []),
         "writable_layer": _there(f"{dirs.uppers}/{entry.identity}"),
+        "limited_by": _limiter(dirs, entry.identity, spec),
         "network": _network(dirs, entry.identity, spec),
         "groups": dict(entry.groups) if entry.alive else {},
         "namespaces": _namespaces(entry.pid),
@@ -73,6 +75,26 @@ def describe(dirs: Dirs, one: View) -> dict[str, Json]:
 
 def _there(path: str) -> str | None:
     return path if os.path.exists(path) else None
+
+
+def _limiter(dirs: Dirs, identity: str, spec: dict[str, Json]) -> str | None:
+    """Return what enforces the size of the writable layer, as in the effective limits of a result; None without one."""
+    limits, own = spec.get("limits"), f"{dirs.uppers}/{identity}"
+    if not isinstance(limits, dict) or limits.get("storage_size") is None:
+        return None
+    if not os.path.exists(own):
+        return "tmpfs"
+    if os.path.exists(dirs.disk(identity)):
+        return "loop"
+    from pybox.steps.quota import project
+
+    fd = os.open(own, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        return "project quota" if project(fd) else None
+    except OSError:  # this file system knows no projects: --best-effort
+        return None
+    finally:
+        os.close(fd)
 
 
 def _network(dirs: Dirs, identity: str, spec: dict[str, Json]) -> dict[str, Json]:

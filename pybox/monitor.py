@@ -91,7 +91,9 @@ def become(runtime: Runtime, what: Kept, claim: Claim, client: int = -1, owned: 
     spec = what.spec.replace(image=what.image_id or what.spec.image)  # the tag may have moved on
     ready: Ready
     try:
-        ready = runtime.planner.ready(spec, keep=True, managed=True)
+        own = f"{runtime.dirs.uppers}/{claim.identity}"
+        there = _has_written(own)  # it has run before, and what it wrote is kept
+        ready = runtime.planner.ready(spec, True, True, os.path.exists(runtime.dirs.disk(claim.identity)) if there else None)
         runtime.make_once(ready)
     except BaseException as error:
         _failed(runtime.dirs, what, claim, [], error if said < 0 else None)
@@ -99,7 +101,8 @@ def become(runtime: Runtime, what: Kept, claim: Claim, client: int = -1, owned: 
     desk = Desk(claim.identity, runtime.reuse, what.name)
     leaves = [(verb, desk.named(path)) for verb, path in ready.leaves()]
     leaves += [("tree", kept.folder(runtime.dirs, claim.identity)), *(runtime.own_volumes(ready) if what.remove else ())]
-    there = _has_written(f"{runtime.dirs.uppers}/{claim.identity}")  # it has run before, and what it wrote is kept
+    if not there:
+        undo("tree", own)  # it may be half made
     pipes = Pipes(spec.tty, what.stdin, ready.owner, client, console=spec.system)
     journal, begun = -1, said < 0
     try:
@@ -180,16 +183,13 @@ def _said(what: Kept) -> dict[str, Json]:
 
 
 def _has_written(upper: str) -> bool:
-    """Return whether a writable layer has anything in it; one that has not may be half made, and is removed."""
+    """Return whether a writable layer has anything in it, or is a file system of its own, which is there when it is whole."""
     try:
-        if os.listdir(f"{upper}/u"):
-            return True
+        return bool(os.listdir(f"{upper}/u")) or os.path.exists(f"{upper}/disk")
     except FileNotFoundError:
-        pass
+        return False
     except PermissionError:  # a plain user's, whose root in there is another id
         return True
-    undo("tree", upper)
-    return False
 
 
 def _keep_upper(ready: Ready) -> Ready:

@@ -75,8 +75,18 @@ class Planner:
         self.facts = facts
         self._plans: dict[tuple[object, ...], Planned] = {}
 
-    def inputs(self, spec: Spec, keep_upper: bool = False, managed: bool = False, reach: Reach | None = None) -> Inputs:
-        """Read from disk what a plan needs, unless its ``reach`` has been read already. Raises ImageNotFound or SpecError."""
+    def inputs(
+        self,
+        spec: Spec,
+        keep_upper: bool = False,
+        managed: bool = False,
+        reach: Reach | None = None,
+        disk: bool | None = None,
+    ) -> Inputs:
+        """Read from disk what a plan needs, unless its ``reach`` has been read already. Raises ImageNotFound or SpecError.
+
+        ``disk``: of a container that has run before, whether its writable layer is a file system of its own.
+        """
         image = store.find(self.dirs, spec.image)
         if spec.system:
             from pybox.system import settle  # who is no init does not pay for it
@@ -104,8 +114,20 @@ class Planner:
             managed=managed,
         )
         if spec.limits.storage_size is not None and not given.upper_in_memory:
-            given = given.replace(no_quota=self._no_quota())
+            given = self._limited(given, disk)
         return given
+
+    def _limited(self, given: Inputs, disk: bool | None) -> Inputs:
+        """Find out what limits a writable layer on disk: a project quota; else it is made a file system of its own."""
+        no_quota = "" if disk else self._no_quota()
+        if disk or not no_quota:
+            return given.replace(disk=bool(disk))
+        if not self.facts.root:
+            return given.replace(no_quota=no_quota)
+        from pybox.steps.disk import problem
+
+        no_loop = problem() if disk is None else "it was made without a limit; a new container has one"
+        return given.replace(no_quota=no_quota, no_loop=no_loop, disk=not no_loop)
 
     def _no_quota(self) -> str:
         if not self.facts.root:
@@ -153,24 +175,29 @@ class Planner:
             caps = callable_by(caps)
         return None if spec.seccomp in ("", "default") else spec.seccomp, caps
 
-    def ready(self, spec: Spec, keep: bool, managed: bool = False) -> Planned:
-        """Return the plan of a run, the one of an equal run before where nothing that it was made from can have changed."""
+    def ready(self, spec: Spec, keep: bool, managed: bool = False, disk: bool | None = None) -> Planned:
+        """Return the plan of a run, the one of an equal run before where nothing that it was made from can have changed.
+
+        ``disk`` as in `inputs`.
+        """
         tag = store.pointer(self.dirs, spec.image)  # None for the host's root, whose users may change at any time
         if tag is None or spec.seccomp not in ("", "default", "unconfined"):
-            return self.plan(spec, keep, managed)
+            return self.plan(spec, keep, managed, disk=disk)
         reach = self._reach(spec)
         tags = [store.pointer(self.dirs, mount.image) for mount in spec.mounts if mount.image]
-        key = (spec, keep, managed, tag, *tags, reach, *kinds(spec.mounts))
+        key = (spec, keep, managed, disk, tag, *tags, reach, *kinds(spec.mounts))
         ready = self._plans.get(key)
         if ready is None:
             if len(self._plans) >= 64:
                 self._plans.clear()
-            ready = self._plans[key] = self.plan(spec, keep, managed, reach)
+            ready = self._plans[key] = self.plan(spec, keep, managed, reach, disk)
         return ready
 
-    def plan(self, spec: Spec, keep: bool, managed: bool = False, reach: Reach | None = None) -> Planned:
+    def plan(
+        self, spec: Spec, keep: bool, managed: bool = False, reach: Reach | None = None, disk: bool | None = None
+    ) -> Planned:
         """Read, plan and lower. Raises ImageNotFound, SpecError or LimitError."""
-        given = self.inputs(spec, keep, managed, reach)
+        given = self.inputs(spec, keep, managed, reach, disk)
         return ready_of(given, make(given), to_json(given.spec))
 
 

@@ -3,7 +3,7 @@
     item         Item and Report: what is said, in text and in JSON
     session      what the probes share, and doctor's own journalled place on the host
     trial        a throw-away process in which something is done for real
-    kernel, namespaces, rights, groups, system, files, runs
+    kernel, namespaces, rights, groups, system, files, sizes, runs
                  the probes: for each matter a function that tries it and returns ``judge_...`` of what it saw. Judges are pure
 
 Configuration is read only to explain a refusal: a kernel that was built with CONFIG_USER_NS may still refuse them.

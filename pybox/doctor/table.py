@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pybox.doctor import files, groups, kernel, namespaces, rights, runs, system
+from pybox.doctor import files, groups, kernel, namespaces, rights, runs, sizes, system
 from pybox.doctor.item import Item
 from pybox.doctor.session import Host
 from pybox.record import Record
@@ -36,6 +36,7 @@ PROBES = (
     Probe("psi", kernel.psi),
     Probe("storage", files.storage),
     Probe("overlay", files.overlay),
+    Probe("storage-size", sizes.sizes),
     Probe("images", files.images),
     Probe("leftovers", files.leftovers),
     Probe("run", runs.run),

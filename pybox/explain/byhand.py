@@ -12,7 +12,7 @@ from shlex import quote
 
 from pybox import native
 from pybox.errors import SpecError
-from pybox.steps import claim, hostside, mounts, network, places, process, quota, rights
+from pybox.steps import claim, disk, hostside, mounts, network, places, process, quota, rights
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -180,6 +180,25 @@ def _quota(to: _Script, step: quota.SetQuota) -> list[str]:
     return [f"chattr -R +P -p {number} {path}", f"setquota -P {number} 0 {step.size // 1024} 0 0 $(findmnt -no TARGET -T {path})"]
 
 
+def _make_disk(to: _Script, step: disk.MakeDisk) -> list[str]:
+    path = quoted(step.path)
+    return [
+        *_make_upper(to, step),
+        f"truncate -s {disk.needed(step.size)} {path}.disk",
+        f"{' '.join(disk.MAKE)} -d {path} {path}.disk",
+        f"mv {path}.disk {path}/disk",
+    ]
+
+
+def _attach_disk(to: _Script, step: disk.AttachDisk) -> list[str]:
+    to.undo.append('losetup -d "$LOOP"')
+    return [f"export LOOP=$(losetup --find --show {quoted(step.path)}/disk)"]
+
+
+def _mount_disk(to: _Script, step: disk.MountDisk) -> list[str]:
+    return [f'mount -t ext4 -o {_flags(disk.FLAGS)},{disk.OPTIONS} "$LOOP" {quoted(step.target)}']
+
+
 def _overlay(to: _Script, step: mounts.MountOverlay) -> list[str]:
     return [f"mount -t overlay -o {quoted('nodev,' + step.options())} overlay {quoted(step.target)}"]
 
@@ -285,6 +304,9 @@ _WRITERS: dict[type, Writer] = {
     claim.ClaimState: _nothing("pybox's own book-keeping: by hand you remember yourself what to undo"),
     hostside.MakeUpper: _make_upper,
     quota.SetQuota: _quota,
+    disk.MakeDisk: _make_disk,
+    disk.AttachDisk: _attach_disk,
+    disk.MountDisk: _mount_disk,
     hostside.MakeGroup: _make_group,
     hostside.EnableControllers: _enable,
     hostside.SetLimit: _limit,

@@ -180,9 +180,11 @@ class _Cutter(Planner):
         super().__init__(where, facts)
         self._cut = cut
 
-    def plan(self, spec: Spec, keep: bool, managed: bool = False, reach: Reach | None = None) -> Planned:
+    def plan(
+        self, spec: Spec, keep: bool, managed: bool = False, reach: Reach | None = None, disk: bool | None = None
+    ) -> Planned:
         """Return the changed plan."""
-        return self._cut(super().plan(spec, keep, managed, reach))
+        return self._cut(super().plan(spec, keep, managed, reach, disk))
 
 
 class Walk:

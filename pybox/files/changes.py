@@ -62,7 +62,7 @@ def _in_its_eyes(reach: Reach, image: int) -> list[Change]:
 
     userns = -1 if reach.given.facts.root else reach.userns
     # by its path only as the caller: to the container's root the store is closed
-    upper = os.open(reach.upper, DIRECTORY) if reach.upper else -1
+    upper = reach.open_upper()
 
     def send(fd: int, notes: Notes) -> None:
         rows = compare(reach.root, image, upper, reach.mounts)

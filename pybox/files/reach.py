@@ -16,6 +16,7 @@ from pybox.errors import StateError
 from pybox.files import views
 from pybox.host import read
 from pybox.image.model import Image
+from pybox.image.tree import DIRECTORY
 from pybox.kernel.inputs import Inputs, TopEntry
 from pybox.kernel.namespaces import FIRST_ID
 from pybox.live import RUNNING, pidfd
@@ -60,6 +61,7 @@ class Reach:
         self.root = self.userns = -1
         self._lock = -1
         self._held: views.Held | None = None
+        self._disk: views.Held | None = None
 
     def __enter__(self) -> Reach:
         return self
@@ -69,6 +71,8 @@ class Reach:
 
     def close(self) -> None:
         """Let go of everything."""
+        if self._disk is not None:
+            self._disk.close()
         if self._held is not None:
             self._held.close()
         else:
@@ -78,7 +82,17 @@ class Reach:
         if self._lock >= 0:
             os.close(self._lock)
         self.root = self.userns = self._lock = -1
-        self._held = None
+        self._held = self._disk = None
+
+    def open_upper(self) -> int:
+        """Return an fd of the writable layer, -1 when it is in memory. Raises StepFailed, LimitError."""
+        if not self.upper:
+            return -1
+        if not self.given.disk:
+            return os.open(self.upper, DIRECTORY)
+        # mounted once more: where it is mounted already is out of everybody's sight
+        self._disk = self._disk or views.disk(self.given, self.identity)
+        return os.open(".", DIRECTORY, dir_fd=self._disk.root)
 
     def open_running(self, entry: listing.Entry) -> None:
         """Take hold of the root of a running container. Raises StateError when it has ended meanwhile."""
@@ -153,6 +167,7 @@ def _given(where: Dirs, entry: listing.Entry) -> Inputs:
         image=Image(name, number, found),
         dirs=where,
         keep_upper=True,
+        disk=os.path.exists(where.disk(entry.identity)),
         top=tuple(TopEntry(*top) for top in host.top_entries()) if number == "host" and not facts.root else (),
     )
 

@@ -53,8 +53,17 @@ def end(child: native.Child) -> None:
 
 
 def container(given: Inputs, identity: str) -> Held:
-    """Hold the root of a container that does not run, writable; the caller has its lock. Raises StepFailed."""
-    return _hold(given, identity, tuple(rootfs.stack(given)))
+    """Hold the root of a container that does not run, writable; the caller has its lock. Raises StepFailed, LimitError."""
+    return _hold(given, identity, tuple(rootfs.stack(given)), given.disk)
+
+
+def disk(given: Inputs, identity: str) -> Held:
+    """Hold the writable layer itself, where it is a file system of its own, as a directory. Raises StepFailed, LimitError."""
+    from pybox.steps.disk import MountDisk
+
+    place = f"uppers/{identity}"
+    rows = (PrivateMounts(), GoTo(given.dirs.store), MountDisk(given.dirs.disk(identity), place), GoTo(f"{place}/u"))
+    return _hold(given.replace(spec=given.spec.replace(userns=False)), identity, rows, disk=True)
 
 
 def image(given: Inputs) -> Held:
@@ -72,8 +81,20 @@ def _layers(given: Inputs) -> Iterator[ChildStep]:
     yield GoTo("mnt")
 
 
-def _hold(given: Inputs, identity: str, rows: tuple[ChildStep, ...]) -> Held:
+def _hold(given: Inputs, identity: str, rows: tuple[ChildStep, ...], disk: bool = False) -> Held:
     desk = Desk(identity, {})
+    if disk:
+        from pybox.steps.disk import AttachDisk
+
+        AttachDisk(f"{given.dirs.uppers}/{identity}").apply(desk)
+    try:
+        return _launch(given, identity, rows, desk)
+    finally:
+        if disk:
+            os.close(desk.fds["disk"])  # the mount, if there is one, has it now
+
+
+def _launch(given: Inputs, identity: str, rows: tuple[ChildStep, ...], desk: Desk) -> Held:
     if given.userns:
         desk.reuse["program"] = native.seal("pybox-init", native.init_program())
         try:

@@ -47,7 +47,9 @@ class Inputs(Record):
     networks: tuple[Network, ...] = ()  # that it is on
     resolvers: str = ""  # its resolv.conf, when it is on a network
     forwards6: bool = False  # this host forwards IPv6: asked only for who is on a network
-    no_quota: str = ""  # why a writable layer on disk can't be limited; asked only where it is to be
+    no_quota: str = ""  # why a writable layer on disk has no project quota; asked only where it is to be limited
+    no_loop: str = ""  # or else why it can't be a file system of its own, in a file
+    disk: bool = False  # it is one
     managed: bool = False  # it is looked after: stopped, counted and frozen by its control groups
 
     @property

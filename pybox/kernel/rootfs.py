@@ -53,27 +53,38 @@ def prepare(given: Inputs) -> Iterator[HostStep]:
     """Yield the writable layer, where it is on disk."""
     if given.upper_in_memory:
         return
-    yield MakeUpper(f"{given.dirs.uppers}/CONTAINER-ID", owner=FIRST_ID if given.mapped_by_root else None)
+    path, owner = f"{given.dirs.uppers}/CONTAINER-ID", FIRST_ID if given.mapped_by_root else None
     size = given.spec.limits.storage_size
-    if size is not None and not given.no_quota:
-        from pybox.steps.quota import SetQuota  # who has no such limit does not pay for it
+    if given.disk and size is not None:
+        from pybox.steps.disk import AttachDisk, MakeDisk  # who has no such limit does not pay for it
 
-        yield SetQuota(f"{given.dirs.uppers}/CONTAINER-ID", size)
+        yield MakeDisk(path, owner, size)
+        yield AttachDisk(path)
+        return
+    yield MakeUpper(path, owner)
+    if size is not None and not given.no_quota:
+        from pybox.steps.quota import SetQuota
+
+        yield SetQuota(path, size)
 
 
 def effective(given: Inputs) -> tuple[tuple[str, str], ...]:
     """Return what enforces the size of the writable layer, if one is asked for. Raises LimitError unless --best-effort."""
     if given.spec.limits.storage_size is None:
         return ()
-    if given.upper_in_memory or not given.no_quota:
-        return (("--storage-size", "tmpfs" if given.upper_in_memory else "project quota"),)
-    if not given.spec.best_effort:
-        raise LimitError(
-            f"cannot enforce --storage-size: the writable layer is on disk, and {given.no_quota}",
-            ("with --rm it is in memory, which can be limited; or " if given.keep_upper else "")
-            + "mount ext4 or xfs with prjquota, and let PYBOX_STORE lie there",
-        )
-    return (("--storage-size", f"none: {given.no_quota}"),)
+    if given.upper_in_memory or given.disk or not given.no_quota:
+        return (("--storage-size", "tmpfs" if given.upper_in_memory else "loop" if given.disk else "project quota"),)
+    why = "; ".join(filter(None, (given.no_quota, given.no_loop)))
+    if given.spec.best_effort:
+        return (("--storage-size", f"none: {why}"),)
+    hints = ["mount ext4 or xfs with prjquota, and let PYBOX_STORE lie there"]
+    if given.keep_upper:
+        hints.insert(0, "with --rm it is in memory, which can be limited")
+    if given.no_loop:
+        from pybox.steps.disk import remedy
+
+        hints.append(remedy(given.no_loop))
+    raise LimitError(f"cannot enforce --storage-size: the writable layer is on disk, and {why}", "; or ".join(hints))
 
 
 def _files(given: Inputs) -> tuple[tuple[str, str, bool], ...]:
@@ -115,6 +126,10 @@ def stack(given: Inputs) -> Iterator[ChildStep]:
             yield MakeFile(f"scratch/{name}", text, mine=mine)
             yield OpenSource(f"scratch/{name}", f"etc:{name}", recursive=False)
     below = yield from layers(given, given.image.layers)
+    if given.disk:
+        from pybox.steps.disk import MountDisk
+
+        yield MountDisk(given.dirs.disk("CONTAINER-ID"), "uppers/CONTAINER-ID")
     own = "scratch" if given.upper_in_memory else "uppers/CONTAINER-ID"
     if given.upper_in_memory:
         yield MakeDirectory("scratch/u")

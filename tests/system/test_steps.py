@@ -71,13 +71,13 @@ def kinds(base: type[Step]) -> set[type[Step]]:
     return {kind for kind in found if kind.__module__.startswith("pybox.")}  # other tests make their own
 
 
-ELSEWHERE = ("delegation", "entering", "quota", "terminal")
+ELSEWHERE = ("delegation", "disk", "entering", "quota", "terminal")
 
 
 def test_every_kind_of_step_is_in_one_of_these_plans(volume: str) -> None:
     runtime = api._SHARED.runtime()
     used = {type(step) for spec in specs(volume).values() for _, _, step in runtime.plan(spec).steps()}
-    # terminals, entering, quotas and inits: test_terminal.py, test_exec.py, test_storage_size.py and test_system_containers.py
+    # terminals, entering, quotas, disks and inits: test_terminal.py, test_exec.py, test_storage_size.py and test_system_containers.py
     elsewhere = {kind for kind in kinds(HostStep) | kinds(ChildStep) if kind.__module__.rpartition(".")[2] in ELSEWHERE}
     missing = {kind.__name__ for kind in (kinds(HostStep) | kinds(ChildStep)) - elsewhere} - {kind.__name__ for kind in used}
     # one group tree is limited by cgroup v2, the other by v1; the same tests run on both
@@ -117,7 +117,7 @@ def test_a_plan_is_the_same_each_time(volume: str) -> None:
 
 
 def test_the_modules_of_steps_are_all_looked_at() -> None:
-    from pybox.steps import delegation, entering, images, pasta, quota, terminal, wiring  # noqa: F401  imported by those who need them
+    from pybox.steps import delegation, disk, entering, images, pasta, quota, terminal, wiring  # noqa: F401  imported by those who need them
 
     found = {path.stem for path in Path(steps.__file__ or "").parent.glob("*.py")} - {"__init__", "base"}
     assert found == {kind.__module__.rpartition(".")[2] for kind in kinds(HostStep) | kinds(ChildStep)}

@@ -7,7 +7,7 @@ import errno
 import pytest
 from test_doctor import FINE, USERNS, refused
 
-from pybox.doctor import files, groups, kernel, namespaces, rights, runs, system, without
+from pybox.doctor import files, groups, kernel, namespaces, rights, runs, sizes, system, without
 from pybox.doctor.item import Item
 from pybox.doctor.session import Settings
 from pybox.doctor.table import PROBES
@@ -114,6 +114,10 @@ COMPLAINTS = [
         files.judge_storage(STORE.replace(attributes=(("trusted", "not permitted"),), mapped=True)),
         *("warn", (), "trusted.* xattrs: not permitted", "outside of this user namespace"),
     ),
+    (
+        sizes.judge_sizes(sizes.Sizes(True, True, "no quotas", "there is no mkfs.ext4", "apt-get install e2fsprogs")),
+        *("warn", (), "on disk: nothing: no quotas; there is no mkfs.ext4", "apt-get install e2fsprogs"),
+    ),
     (files.judge_images(files.Shelf(0, 0, problem="/s/images/x: not JSON")), "warn", (), "not JSON", "pybox rmi"),
     (
         files.judge_leftovers(files.Leftovers(("/r/a",), ("/s/b", "/s/c"))),
@@ -163,6 +167,19 @@ def test_the_complaints_cover_every_item(number: int) -> None:
     complaining = {row[0].id for row in COMPLAINTS} | {"userns", "overlay"}  # these two have tests of their own
     names = {probe.id for probe in PROBES}
     assert (names - complaining, complaining - names)[number] == set()
+
+
+@pytest.mark.parametrize(
+    ("seen", "words"),
+    [
+        (sizes.Sizes(True, True), "in memory (--rm): the size of its tmpfs; on disk: a project quota"),
+        (sizes.Sizes(True, True, "no quotas"), "on disk: a disk of its own, by a loop device (no quotas)"),
+        (sizes.Sizes(False, False), "in memory: none, this kernel can't have it there; on disk: refused, that takes root"),
+    ],
+)
+def test_what_limits_a_writable_layer_is_named(seen: sizes.Sizes, words: str) -> None:
+    item = sizes.judge_sizes(seen)
+    assert item.level == "ok" and words in item.happened
 
 
 # --- user namespaces: one refusal, many causes ---------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ LAYERS = (
     "units dirs times shown whole page",
     "netspec spec host",
     "specjson",
-    "text seen native result kept logs bill",
+    "text seen native result kept logs bill loop",
     "lowering",
     "image",
     "registry",

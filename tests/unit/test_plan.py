@@ -125,6 +125,8 @@ VARIANTS: dict[str, Inputs] = {
     "unconfined": inputs(PLAIN.replace(seccomp="unconfined", no_new_privs=False, cap_add=("ALL",)), filter=b""),
     "another user": inputs(PLAIN.replace(user="5:6"), account=Account(5, 6, ())),
     "a writable layer with a limit": inputs(PLAIN.replace(upper="disk", limits=Limits(storage_size=1 << 20))),
+    "a writable layer that is a disk": inputs(PLAIN.replace(limits=Limits(storage_size=1 << 20)), keep_upper=True, disk=True),
+    "a disk, userns": inputs(PLAIN.replace(userns=True, limits=Limits(storage_size=1 << 20)), disk=True),
     "images beside the root": inputs(
         PLAIN.replace(mounts=(Mount("/i", image="a", read_only=True), Mount("/j", image="b"))),
         sources=("image", "image"),

@@ -62,6 +62,8 @@ def test_the_writable_layer_is_on_disk_only_when_it_must_be() -> None:
         "looked after, hybrid",
         "upper on disk",
         "a writable layer with a limit",
+        "a writable layer that is a disk",
+        "a disk, userns",
         "an init of its own",
         "userns",
         "userns, limits",

@@ -211,7 +211,7 @@ def test_the_shape_of_inspect_stays(store: Dirs, capsys: pytest.CaptureFixture[s
     assert set(shown) == {
         *("id", "name", "image", "image_id", "args", "created", "started", "ended", "status", "alive", "pid", "health", "reason"),
         *("exit_code", "restarts", "labels", "state", "restart", "config", "limits", "mounts", "layers", "writable_layer"),
-        *("network", "groups", "namespaces", "log", "timeout", "remove", "journal", "result"),
+        *("limited_by", "network", "groups", "namespaces", "log", "timeout", "remove", "journal", "result"),
     }
     assert shown["health"] is None and shown["namespaces"] == {} and shown["writable_layer"] is None
 
