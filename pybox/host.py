@@ -83,6 +83,11 @@ def read(path: str, default: str = "") -> str:
         os.close(fd)
 
 
+def lines_of(text: str) -> list[str]:
+    """Return the lines of a file of /proc with names in it, which may have what else Python takes for the end of a line."""
+    return text.split("\n")[:-1]
+
+
 def keyed(text: str) -> dict[str, int]:
     """Return the numbers of a flat keyed file, cgroups(7): one "name number" a line."""
     rows = (line.split() for line in text.splitlines())
@@ -118,7 +123,7 @@ def probe() -> Facts:
 
 def top_entries() -> tuple[tuple[str, str, bool], ...]:
     """Return (name, link, has mounts below) of the directories and symlinks of /, without those that the kernel makes up."""
-    targets = [line.split(" ")[4] for line in read("/proc/self/mountinfo").splitlines()]
+    targets = [line.split(" ")[4] for line in lines_of(read("/proc/self/mountinfo"))]
     found = []
     with os.scandir("/") as entries:
         for entry in sorted(entries, key=lambda entry: entry.name):
@@ -180,12 +185,12 @@ def _subordinate(path: str, uid: int) -> tuple[int, int] | None:
 def probe_cgroups(root_user: bool) -> Cgroups:
     """Find where groups can be made; see cgroups(7). Only reads: whether a limit really holds is seen when it is written."""
     own: dict[str, str] = {}
-    for line in read("/proc/self/cgroup").splitlines():
+    for line in lines_of(read("/proc/self/cgroup")):
         _, controllers, path = line.split(":", 2)
         for controller in controllers.split(","):
             own[controller] = path.removesuffix("/")
     unified_mount, v1_mounts = None, {}
-    for line in read("/proc/self/mountinfo").splitlines():
+    for line in lines_of(read("/proc/self/mountinfo")):
         left, _, right = line.partition(" - ")
         kind, _, options = right.split(" ", 2)
         if kind not in ("cgroup", "cgroup2"):

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 
 from pybox.dirs import Dirs
-from pybox.host import read
+from pybox.host import lines_of, read
 from pybox.record import Record
 from pybox.seen import MountSeen, mounts
 
@@ -85,7 +85,7 @@ def _mounts() -> list[MountSeen]:
 
 def group_is_full() -> bool:
     """Whether a pids limit above us is reached: pids.current and pids.max of our own group and those above."""
-    for line in read("/proc/self/cgroup").splitlines():
+    for line in lines_of(read("/proc/self/cgroup")):
         _, controllers, path = line.split(":", 2)
         if controllers and "pids" not in controllers.split(","):
             continue

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from pybox.host import read
+from pybox.host import lines_of, read
 from pybox.native import named
 from pybox.record import Record
 
@@ -31,7 +31,7 @@ class MountSeen(Record):
 def mounts(text: str) -> list[MountSeen]:
     """Return the mounts that a mountinfo file lists, in the order they were made."""
     found = []
-    for line in text.split("\n")[:-1]:  # a path may have in it what else Python takes for the end of a line
+    for line in lines_of(text):
         left, _, right = line.partition(" - ")
         number, _, device, root, target, options, *peers = left.split(" ")
         fstype, source, super_options = right.split(" ", 2)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 
+from pybox.host import lines_of
 from pybox.record import Record
 
 TYPE_CHECKING = False
@@ -54,7 +55,7 @@ def _of_group(path: str) -> Iterator[Process]:
     for folder, _, _ in os.walk(path):
         for pid in _text(f"{folder}/cgroup.procs").split():
             with _Opened(int(pid)) as seen:
-                places = [line.split(":", 2)[2] for line in seen.text("cgroup").splitlines() if line.count(":") >= 2]
+                places = [line.split(":", 2)[2] for line in lines_of(seen.text("cgroup")) if line.count(":") >= 2]
                 if any(place.endswith(name) or f"{name}/" in place for place in places) and (process := seen.process()):
                     yield process
 

@@ -5,6 +5,9 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import pytest
+
+from pybox import host
 from pybox.seen import Seen, mounts
 
 LINE = r"36 35 98:0 /mnt1\040x /mnt\134040\011\0122 rw,noatime master:1 shared:7 - ext3 /dev/root rw,errors=continue" "\n"
@@ -31,3 +34,15 @@ def test_a_name_with_other_ends_of_lines_in_it_is_one_name() -> None:
 
 def test_our_own_are_all_read() -> None:
     assert len(Seen(os.getpid()).mounts()) == Path("/proc/self/mountinfo").read_bytes().count(b"\n")
+
+
+@pytest.mark.parametrize("odd", ["\f", "\v", "\x1c", "\x85", "\u2028", "\r"])
+def test_a_mount_of_any_name_does_not_keep_pybox_from_the_control_groups(monkeypatch: pytest.MonkeyPatch, odd: str) -> None:
+    files = {
+        "/proc/self/cgroup": f"0::/a{odd}b\n",
+        "/proc/self/mountinfo": f"9 1 0:9 / /srv/x{odd} rw - tmpfs none rw\n10 1 0:10 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n",
+        "/sys/fs/cgroup/cgroup.controllers": "cpu memory\n",
+    }
+    monkeypatch.setattr(host, "read", lambda path, default="": files.get(path, default))
+    assert host.probe_cgroups(root_user=True).unified == "/sys/fs/cgroup"
+    assert host.top_entries()
