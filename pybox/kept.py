@@ -197,7 +197,7 @@ def lock(dirs: Dirs, identity: str, patience: float = PATIENCE) -> int:
             raise StateError(f"container {identity} was just removed") from None
         try:
             flock(fd, LOCK_EX | LOCK_NB)
-            if paths.same_file(fd, path):
+            if os.fstat(fd)[1:3] == os.stat(path)[1:3]:  # inode and device
                 return fd
         except (BlockingIOError, FileNotFoundError):
             pass

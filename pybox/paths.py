@@ -49,8 +49,8 @@ def is_there(path: str) -> bool:
     return kind(path, follow=False) is not None
 
 
-def same_file(path: str | int, other: str) -> bool:
-    """Return whether a path, or an fd, and another path lead to one file. Raises OSError."""
+def same_file(path: str, other: str) -> bool:
+    """Return whether two paths lead to one file. Raises OSError."""
     return os.stat(path)[1:3] == os.stat(other)[1:3]  # inode and device
 
 

@@ -6,8 +6,8 @@ import os
 import sys
 
 from pybox.cli import registry, run
+from pybox.cli.images import size
 from pybox.cli.options import RUN, Option, Parsed, parse_anywhere
-from pybox.cli.table import decimal
 from pybox.containerfile import api, stages
 from pybox.containerfile.errors import RunFailed
 from pybox.dirs import Dirs
@@ -141,7 +141,7 @@ def build(where: Dirs, words: list[str]) -> int:
         os.close(idfile)
     if not quiet:
         found = store.stored(where, built.id)
-        _say(f"{', '.join(built.names) or '<none>'}: {decimal(found.size)}, {built.cached} of {built.steps} steps cached\n")
+        _say(f"{', '.join(built.names) or '<none>'}: {size(found.size)}, {built.cached} of {built.steps} steps cached\n")
     print(built.id)
     return 0
 

@@ -9,15 +9,18 @@ from __future__ import annotations
 import argparse
 import json
 import shlex
+import time
 from typing import NoReturn
 
 from pybox.cli.options import Option
-from pybox.cli.table import age, decimal
 from pybox.dirs import Dirs
 from pybox.errors import PyboxError, SpecError
 from pybox.image import changes, store
 from pybox.image.model import ImageConfig
 from pybox.image.store import StoredImage
+
+_UNITS = ("B", "kB", "MB", "GB", "TB")
+_AGES = ((60, "minute"), (60, "hour"), (24, "day"), (7, "week"), (4.35, "month"), (12, "year"))
 
 
 class _Parser(argparse.ArgumentParser):
@@ -88,7 +91,7 @@ def images(dirs: Dirs, args: list[str]) -> int:
     for image in found:
         for name in image.names or ("<none>:<none>",):
             repository, _, tag = name.rpartition(":")
-            rows.append((repository, tag, image.id[cut], age(image.created), decimal(image.size)))
+            rows.append((repository, tag, image.id[cut], age(image.created), size(image.size)))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         print("   ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
@@ -218,6 +221,35 @@ def save(dirs: Dirs, args: list[str]) -> int:
     options = _save_parser().parse_args(args)
     export.save(dirs, options.image, options.output, format=options.format, compression=options.compress)
     return 0
+
+
+def size(count: int) -> str:
+    """Return bytes as docker prints them: three digits, units of 1000."""
+    value = float(count)
+    for unit in _UNITS[:-1]:
+        if value < 999.5:
+            return f"{value:.3g}{unit}"
+        value /= 1000
+    return f"{value:.3g}{_UNITS[-1]}"
+
+
+def age(created: str) -> str:
+    """Return how long ago an RFC 3339 time was, in words; "" when there is none, "N/A" when it can't be read."""
+    from calendar import timegm
+
+    if not created:
+        return ""
+    try:
+        value = time.time() - timegm(time.strptime(created[:19], "%Y-%m-%dT%H:%M:%S"))
+    except ValueError:
+        return "N/A"
+    unit = "second"
+    for step, larger in _AGES:
+        if value < step:
+            break
+        value, unit = value / step, larger
+    number = max(0, int(value))
+    return f"{number} {unit}{'' if number == 1 else 's'} ago"
 
 
 def _words(field: str, text: str) -> tuple[str, ...]:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import os
 
+from pybox.cli.images import age, size
 from pybox.cli.options import Option, Parsed, parse_anywhere
-from pybox.cli.table import age, decimal, form, table, visible
+from pybox.cli.table import form, table, visible
 from pybox.dirs import Dirs
 from pybox.errors import ImageError, ImageNotFound, PyboxError, SpecError
 from pybox.image import changes, config, store
@@ -65,7 +66,7 @@ def history(dirs: Dirs, args: list[str]) -> int:
     for created, by, diff_id in steps:
         line = " ".join(visible(by.replace("\n", " ").replace("\t", " ")).split())
         short = line if whole or len(line) <= 70 else line[:67] + "..."
-        rows.append((age(created), decimal(_size_of(dirs, diff_id)), diff_id[7:19] or "-", short))
+        rows.append((age(created), size(_size_of(dirs, diff_id)), diff_id[7:19] or "-", short))
     print(table(rows))
     return 0
 
@@ -94,7 +95,7 @@ def prune(dirs: Dirs, args: list[str]) -> int:
         kept = {key for each in store.images(dirs) for key in each.layers}
         freed += sum(size for path, size in sizes if path not in kept) if image.id in removed.deleted else 0
         print(f"Deleted: {', '.join(image.names) or image.id}")
-    print(f"Total reclaimed space: {decimal(freed)}")
+    print(f"Total reclaimed space: {size(freed)}")
     return 0
 
 
@@ -183,7 +184,7 @@ def layers(dirs: Dirs, args: list[str]) -> int:
             (
                 f"L{item['layer']}",
                 str(item["id"])[7:19],
-                decimal(total),
+                size(total),
                 *counts,
                 f"{len(shared)} more" if shared else "-",
                 line[:60],
@@ -191,11 +192,11 @@ def layers(dirs: Dirs, args: list[str]) -> int:
         )
     print(table(rows))
     if lost:
-        print(f"\nshipped, but not seen any more: {decimal(sum(event.lost for event in lost))}")
+        print(f"\nshipped, but not seen any more: {size(sum(event.lost for event in lost))}")
         print(
             table(
                 [
-                    (f"L{event.layer}", event.what, decimal(event.lost), visible(os.fsdecode(event.path)))
+                    (f"L{event.layer}", event.what, size(event.lost), visible(os.fsdecode(event.path)))
                     for event in lost[: int(number)]
                 ]
             )
@@ -211,8 +212,8 @@ def _at_path(events: list[Event], path: str, kind: str) -> int:
         return 0
     rows = [("PATH", "LAYER", "SIZE", "WHAT")]
     for event in events:
-        note = f"; {decimal(event.lost)} below are still shipped" if event.lost else ""
-        rows.append((visible(os.fsdecode(event.path)), f"L{event.layer}", decimal(event.size), event.what + note))
+        note = f"; {size(event.lost)} below are still shipped" if event.lost else ""
+        rows.append((visible(os.fsdecode(event.path)), f"L{event.layer}", size(event.size), event.what + note))
     print(table(rows))
     return 0
 
@@ -255,12 +256,12 @@ def system(dirs: Dirs, args: list[str]) -> int:
         table(
             [
                 ("TYPE", "TOTAL", "ACTIVE", "SIZE", "RECLAIMABLE"),
-                *((n, str(t), str(a), decimal(s), decimal(r)) for n, t, a, s, r in rows),
+                *((n, str(t), str(a), size(s), size(r)) for n, t, a, s, r in rows),
             ]
         )
     )
     uses = sum(len(dict.fromkeys(image.layers)) for image in images)
-    print(f"\n{len(sizes)} layers on disk, used {uses} times: {decimal(total)} instead of {decimal(apart)}")
+    print(f"\n{len(sizes)} layers on disk, used {uses} times: {size(total)} instead of {size(apart)}")
     return 0
 
 

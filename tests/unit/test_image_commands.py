@@ -10,7 +10,6 @@ import pytest
 from image_tars import contents, dirs, entry, tar
 
 from pybox.cli import images as commands
-from pybox.cli import table
 from pybox.dirs import Dirs
 from pybox.errors import ImageError, ImageNotFound, PyboxError, SpecError
 from pybox.image import store
@@ -148,7 +147,7 @@ def test_an_absent_image_is_named_by_every_command(here: Dirs, tmp_path: Path) -
     [(0, "0B"), (999, "999B"), (1000, "1kB"), (999_600, "1MB"), (1_982_259, "1.98MB"), (10**11, "100GB"), (10**16, "1e+04TB")],
 )
 def test_sizes_are_printed_as_docker_does(count: int, text: str) -> None:
-    assert table.decimal(count) == text
+    assert commands.size(count) == text
 
 
 @pytest.mark.parametrize(
